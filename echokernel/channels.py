@@ -1,0 +1,248 @@
+"""The kernel's five sockets: bound on port 0 or as told, each ZeroMQ option once, with its reason.
+
+Nothing here reads or writes a message. Binding to port 0 and reading the endpoint back is what
+makes a start free of races (H1): there is no moment between choosing a port and holding it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from .protocol.errors import BindError
+from .protocol.startup import LOOPBACK, ConnectionFile, CurveKeys, Ports, StartupFile
+
+IPV4_ANY = "0.0.0.0"
+
+MAX_UNAUTHENTICATED = 64 * 1024
+"""Bytes. W4: the largest frame taken on sockets where no signature stands before the cost.
+
+A subscription is stored before anybody could check it: 10 MB topics cost 500-880 MB. libzmq
+drops a connection that sends more. Real topics have less than 100 bytes, heartbeats 4.
+"""
+
+IOPUB_SEND_HWM = 100_000
+"""Messages queued for one slow subscriber before libzmq drops for it (its default is 1,000).
+
+P3: a client that pauses for 10 s must not lose its outputs; a small message costs about 0.9 KB
+here, shared between the subscribers that wait for it.
+"""
+
+LINGER_MS = 1000
+"""How long close() may wait to hand out what is queued, milliseconds.
+
+Not 0 on IOPub: closing it while a stalled peer dies aborted inside libzmq in 3 of 12 runs.
+"""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Bound sockets and where they are. ``heartbeat`` lives in a context of its own.
+
+    libzmq takes the GIL to free zero-copy messages, so a heartbeat in the kernel's own context
+    would stop beating while user code holds it.
+    """
+
+    transport: str
+    ip: str
+    ports: Ports
+    context: zmq.Context[zmq.Socket[bytes]]
+    shell: zmq.Socket[bytes]
+    iopub: zmq.Socket[bytes]
+    stdin: zmq.Socket[bytes]
+    control: zmq.Socket[bytes]
+    heartbeat_context: zmq.Context[zmq.Socket[bytes]]
+    heartbeat: zmq.Socket[bytes]
+
+    def close(self) -> None:
+        """Close the sockets that the main thread owns; hand out what is queued first."""
+        for owned in (self.shell, self.stdin, self.control, self.iopub):
+            owned.close()
+        self.context.term()
+        # The heartbeat's own thread closes its socket as soon as its context ends.
+        self.heartbeat_context.term()
+
+
+def bind(
+    file: StartupFile, *, port_range: range | None = None, bind_ip: str | None = None
+) -> Channels:
+    """Bind all five sockets.
+
+    Args:
+        file: which ports to take; 0, and every port of a registration file, is ours to choose.
+        port_range: tcp ports to choose from; None: the system's choice.
+        bind_ip: where to bind; None: as `bind_address` says.
+
+    Raises:
+        BindError: an address is taken, not ours or not usable, or the range is exhausted.
+            No socket stays open then.
+    """
+    ip = bind_ip or bind_address(file)
+    given = file.ports if isinstance(file, ConnectionFile) else Ports()
+    preferred = Ports() if isinstance(file, ConnectionFile) else file.preferred_ports
+    binder = _Binder(file.transport, ip, file.curve, port_range)
+    try:
+        sockets, ports = {}, {}
+        for channel, fixed in given:
+            sockets[channel], ports[channel] = binder.bind(
+                channel, fixed, getattr(preferred, channel)
+            )
+    except BaseException:
+        binder.close()
+        raise
+    return Channels(
+        transport=file.transport,
+        ip=ip,
+        ports=Ports(**ports),
+        context=binder.context,
+        heartbeat_context=binder.heartbeat_context,
+        heartbeat=sockets.pop("hb"),
+        **sockets,
+    )
+
+
+def bind_address(file: StartupFile) -> str:
+    """Return the address that the kernel's own sockets bind (F2)."""
+    if file.ip is not None:
+        return IPV4_ANY if file.ip == "*" else file.ip
+    assert not isinstance(file, ConnectionFile)  # those always have one
+    if file.transport == "ipc":
+        return f"{file.registration_ip}-{os.getpid()}"
+    # F2: loopback when the launcher is on loopback, else the address by which this host
+    # reaches the launcher (ours).
+    if is_loopback(file.registration_ip):
+        return LOOPBACK
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((file.registration_ip, file.registration_port))  # sends nothing
+        except OSError as error:
+            address = f"an address that reaches {file.registration_ip}"
+            raise BindError("shell", address, str(error)) from error
+        return str(probe.getsockname()[0])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether ``host``, a name or an address, is this host's own loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def url(transport: str, ip: str, port: int | str) -> str:
+    """Return the ZeroMQ address: ``tcp://ip:port``, or ``ipc://ip-port`` (F7)."""
+    if transport == "ipc":
+        return f"ipc://{ip}-{port}"
+    return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
+
+
+class _Binder:
+    """Makes, sets up and binds sockets; remembers them for the case that one cannot be bound."""
+
+    def __init__(
+        self, transport: str, ip: str, curve: CurveKeys | None, port_range: range | None
+    ) -> None:
+        self._transport = transport
+        self._ip = ip
+        self._curve = curve
+        self._port_range = port_range
+        self._sockets: list[zmq.Socket[bytes]] = []
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.heartbeat_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def close(self) -> None:
+        for bound in self._sockets:
+            bound.close(linger=0)
+        self.context.term()
+        self.heartbeat_context.term()
+
+    def bind(self, channel: str, fixed: int, preferred: int) -> tuple[zmq.Socket[bytes], int]:
+        """Return the channel's bound socket and its port."""
+        kind = zmq.XPUB if channel == "iopub" else zmq.ROUTER
+        context = self.heartbeat_context if channel == "hb" else self.context
+        made: zmq.Socket[bytes] = context.socket(kind)
+        self._sockets.append(made)
+        _set_options(made, channel, self._curve, ipv6=":" in self._ip)
+        for port in self._candidates(fixed, preferred):
+            try:
+                made.bind(url(self._transport, self._ip, port))
+            except zmq.ZMQError as error:
+                if error.errno == errno.EADDRINUSE and port != fixed:
+                    continue
+                address = url(self._transport, self._ip, port)
+                raise BindError(channel, address, error.strerror or str(error)) from error
+            return made, self._bound_port(made)
+        assert self._port_range is not None  # every other list of candidates ends in a choice
+        low, high = self._port_range[0], self._port_range[-1]
+        address = url(self._transport, self._ip, f"{low}-{high}")
+        raise BindError(channel, address, "every port of the range is in use")
+
+    def _candidates(self, fixed: int, preferred: int) -> Iterator[int]:
+        """Yield the ports to try, in order; 0 lets the system choose."""
+        if fixed:
+            yield fixed
+            return
+        if preferred:
+            yield preferred
+        if self._transport == "ipc":
+            # bind() takes a path over even from a live socket, so only paths that do not exist.
+            yield from (n for n in range(1, 65536) if not os.path.exists(f"{self._ip}-{n}"))
+        else:
+            yield from self._port_range or (0,)
+
+    def _bound_port(self, bound: zmq.Socket[bytes]) -> int:
+        endpoint = str(bound.getsockopt_string(zmq.LAST_ENDPOINT))
+        return int(endpoint.rpartition("-" if self._transport == "ipc" else ":")[2])
+
+
+def _set_options(
+    made: zmq.Socket[bytes], channel: str, curve: CurveKeys | None, *, ipv6: bool
+) -> None:
+    made.linger = LINGER_MS
+    made.ipv6 = ipv6
+    if curve is not None:
+        # F6: a server before it binds; a socket that binds first would take plain clients.
+        made.curve_secretkey = curve.secretkey
+        made.curve_publickey = curve.publickey
+        made.curve_server = True
+    if channel == "iopub":
+        # W1: report every subscription, not only the first of each topic.
+        made.setsockopt(zmq.XPUB_VERBOSE, 1)
+        made.sndhwm = IOPUB_SEND_HWM
+    if channel in ("iopub", "hb"):
+        made.setsockopt(zmq.MAXMSGSIZE, MAX_UNAUTHENTICATED)
+    if channel in ("shell", "control", "stdin"):
+        # A client that reconnects under the same identity takes it over at once; without it
+        # libzmq refuses the newcomer while the dead connection has not been noticed.
+        made.router_handover = True
+    if channel == "stdin":
+        # K5: sending to a client that is gone fails instead of being dropped in silence.
+        made.router_mandatory = True
+
+
+def port_range(text: str) -> range:
+    """Read ``"LOW-HIGH"`` (both included).
+
+    Raises:
+        ValueError: not two ports 1-65535 in order.
+    """
+    low, _, high = text.partition("-")
+    if low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= 65535:
+        return range(int(low), int(high) + 1)
+    raise ValueError(f"{text!r} is not a port range such as 50000-50100")
+
+
+def remove_ipc_files(channels: Channels, ports: Iterable[tuple[str, int]]) -> None:
+    """Remove what ``ipc`` sockets leave in the file system; nothing to do for tcp."""
+    if channels.transport != "ipc":
+        return
+    for _, port in ports:
+        with contextlib.suppress(FileNotFoundError):  # libzmq unlinks on close, mostly
+            os.unlink(f"{channels.ip}-{port}")

@@ -1,0 +1,60 @@
+"""The command line that starts a kernel."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import __version__
+from .channels import port_range
+from .registration import HANDSHAKE_TIMEOUT
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    startup_file: str | None
+    kernel_class: str | type
+    ip: str | None
+    port_range: range | None
+    handshake_timeout: float
+    log_level: str
+    config: list[str]
+
+
+def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> Options:
+    """Read the command line; one that is wrong ends the process with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="echokernel",
+        description="Start a kernel; without -f by hand, with a connection file of its own.",
+        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me."
+        " Other commands: echokernel install --help.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-f", dest="startup_file", metavar="FILE",
+                        help="startup file: connection or registration file")  # fmt: skip
+    parser.add_argument("--kernel-class", default=kernel_class, metavar="MODULE:CLASS",
+                        help="any ipykernel kernel class (default: the echo kernel)")  # fmt: skip
+    parser.add_argument("--ip", help="address to bind instead of the startup file's")
+    parser.add_argument("--port-range", type=port_range, metavar="LOW-HIGH",
+                        help="ports to choose from (default: the system's choice)")  # fmt: skip
+    parser.add_argument("--handshake-timeout", type=_seconds, metavar="SECONDS",
+                        default=HANDSHAKE_TIMEOUT,
+                        help="how long to wait for the receipt (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING",
+                        "ERROR", "CRITICAL"], type=str.upper, help="default: WARNING")  # fmt: skip
+    parser.add_argument("--version", action="version", version=__version__)
+    known, config = parser.parse_known_args(argv)
+    for word in config:
+        if not (word.startswith("--") and "." in word and "=" in word):
+            parser.error(f"unrecognized argument: {word} (settings: --Class.name=value)")
+    return Options(config=config, **vars(known))
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,167 @@
+"""The base of every kernel here: ipykernel's base class, and what JEP 65 and 66 change in it.
+
+A kernel's author subclasses `Kernel` and knows the rest from ipykernel. Kernel classes of other
+authors are served too: `serving_class` mixes `Kernel` into them.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import sys
+import time
+from typing import Any
+
+import zmq
+from ipykernel.jsonutil import json_clean
+from ipykernel.kernelbase import Kernel as IPykernelKernel
+from jupyter_client.session import Session as ClientSession
+from tornado.ioloop import IOLoop
+
+from .interrupts import Interrupts
+from .protocol.wire import PROTOCOL_VERSION
+
+STDIN_CONNECT_TIME = 0.25
+"""Seconds that a client's stdin channel may lag behind its shell channel."""
+
+NO_FRONTEND = (
+    "no input is possible: the frontend that sent this cell has left, or never opened its stdin"
+    " channel"
+)
+
+
+class Session(ClientSession):
+    """jupyter_client's Session, whose headers name the protocol that this kernel speaks."""
+
+    def msg_header(self, msg_type: str) -> dict[str, Any]:
+        return {**super().msg_header(msg_type), "version": PROTOCOL_VERSION}
+
+
+class Kernel(IPykernelKernel):
+    """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
+
+    control_msg_types = [
+        name for name in IPykernelKernel.control_msg_types if "subshell" not in name
+    ]
+
+    interrupts: Interrupts | None = None
+    session: Any  # never None here
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        # K2. Built here: ipykernel's own imports its debugger to tell whether there is one.
+        return {
+            "protocol_version": PROTOCOL_VERSION,
+            "implementation": self.implementation,
+            "implementation_version": self.implementation_version,
+            "language_info": self.language_info,
+            "banner": self.banner,
+            "help_links": self.help_links,
+            "supported_features": ["iopub_welcome"],
+        }
+
+    def start(self) -> None:
+        """Get ready to be called by the channel loops (which replace ipykernel's streams).
+
+        Nothing is published: W5, ``starting`` comes after the first welcome.
+        """
+        self.io_loop = IOLoop.current()
+
+    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Run a cell; whatever becomes of it, the request is answered."""
+        content = parent["content"]
+        code = content["code"]
+        if not isinstance(code, str):
+            raise TypeError("execute_request: code is not a string")
+        silent = bool(content.get("silent", False))
+        # The protocol counts the requests that store history; a silent one never does.
+        store_history = bool(content.get("store_history", True)) and not silent
+        metadata = self.init_metadata(parent)
+        if store_history:
+            self.execution_count += 1
+        if not silent:
+            self._publish_execute_input(code, parent, self.execution_count)
+        arguments = {
+            "code": code,
+            "silent": silent,
+            "store_history": store_history,
+            "user_expressions": content.get("user_expressions") or {},
+            "allow_stdin": bool(content.get("allow_stdin", False)),
+        }
+        given = {"cell_meta": parent["metadata"], "cell_id": parent["metadata"].get("cellId")}
+        accepted = self._do_exec_accepted_params
+        arguments |= {name: value for name, value in given.items() if accepted[name]}
+        reply = json_clean(await self._run_cell(arguments))
+        flush_streams()
+        metadata = self.finish_metadata(parent, metadata, reply)
+        self.session.send(stream, "execute_reply", reply, parent, metadata=metadata, ident=ident)
+        if reply["status"] == "error" and not silent and content.get("stop_on_error", True):
+            self._abort_queues()
+
+    async def _run_cell(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of the reply: ``do_execute``'s, or what it raised."""
+        self._allow_stdin = arguments["allow_stdin"]
+        try:
+            if self.interrupts is not None:
+                reply = await self.interrupts.run(self.do_execute, **arguments)
+            else:
+                reply = self.do_execute(**arguments)
+                if inspect.isawaitable(reply):
+                    reply = await reply
+            if not isinstance(reply, dict) or "status" not in reply:
+                raise TypeError(f"do_execute returned {reply!r}, not a dict with a 'status'")
+            return reply
+        # ipykernel's base class sends no reply to an interrupted cell: its frontend waits for
+        # ever. A cell that stops the process (SystemExit) is no answer and passes.
+        except (Exception, KeyboardInterrupt) as error:
+            if not isinstance(error, KeyboardInterrupt):
+                self.log.exception("do_execute raised")
+            failure = error_content(error)
+            self.send_response(self.iopub_socket, "error", failure)
+            return {"status": "error", "execution_count": self.execution_count, **failure}
+        finally:
+            self._allow_stdin = False
+
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        """Abort the executes that have arrived; the shell's loop ends it when they are through."""
+        self._aborting = True
+
+    def _input_request(
+        self, prompt: str, ident: Any, parent: dict[str, Any], password: bool = False
+    ) -> str:
+        """K5: ask the frontend for a line; fail at once if it is not there.
+
+        Raises:
+            ConnectionError: nobody is there to answer.
+        """
+        deadline = time.monotonic() + STDIN_CONNECT_TIME
+        while True:
+            try:
+                return str(super()._input_request(prompt, ident, parent, password=password))
+            except zmq.ZMQError as error:
+                if error.errno != errno.EHOSTUNREACH:
+                    raise
+            # A client connects its channels one after the other, and may send a cell first.
+            if time.monotonic() > deadline:
+                raise ConnectionError(NO_FRONTEND)
+            time.sleep(0.01)
+
+
+def serving_class(kernel_class: type[IPykernelKernel]) -> type[Kernel]:
+    """Return ``kernel_class`` itself if it is a `Kernel` of ours, else one that is both."""
+    if issubclass(kernel_class, Kernel):
+        return kernel_class
+    return type(kernel_class.__name__, (Kernel, kernel_class), {"__doc__": kernel_class.__doc__})
+
+
+def error_content(error: BaseException) -> dict[str, Any]:
+    """Return ``error`` as the content of an ``error`` message."""
+    name, text = type(error).__name__, str(error)
+    return {"ename": name, "evalue": text, "traceback": [f"{name}: {text}" if text else name]}
+
+
+def flush_streams() -> None:
+    """Publish what has been printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
