@@ -268,21 +268,23 @@ def _serve(
         )
         kernel.record_ports(bound.ports.to_keys())
         kernel.interrupts = Interrupts()
-        kernel.interrupts.install()
+        kernel.interrupts.install(control_thread.loop)
         kernel.start()
         control_thread.start()
         control_thread.serve(ChannelLoop(kernel, "control", bound.control))
-        await ChannelLoop(kernel, "shell", bound.shell).serve()
+        shell = ChannelLoop(kernel, "shell", bound.shell)
+        kernel.abort_waiting = shell.abort_waiting
+        await shell.serve()
 
     with contextlib.redirect_stdout(output["stdout"]), contextlib.redirect_stderr(output["stderr"]):
-        shell = loop.create_task(serve())
-        shell.add_done_callback(lambda _: loop.stop())
+        serving = loop.create_task(serve())
+        serving.add_done_callback(lambda _: loop.stop())
         try:
             loop.run_forever()  # shutdown_request stops the loop
         finally:
-            shell.cancel()
+            serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                loop.run_until_complete(shell)
+                loop.run_until_complete(serving)
             control_thread.stop()
             for stream in output.values():
                 stream.close()

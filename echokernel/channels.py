@@ -215,6 +215,9 @@ def _set_options(
     if channel == "iopub":
         # W1: report every subscription, not only the first of each topic.
         made.setsockopt(zmq.XPUB_VERBOSE, 1)
+        # W3: what comes in several frames is no subscription. Without it libzmq would act on
+        # each frame: somebody would be subscribed whom we never saw.
+        made.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)
         made.sndhwm = IOPUB_SEND_HWM
     if channel in ("iopub", "hb"):
         made.setsockopt(zmq.MAXMSGSIZE, MAX_UNAUTHENTICATED)

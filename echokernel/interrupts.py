@@ -3,6 +3,10 @@
 One handler, installed once. A handler that raises wherever the signal happens to fall damages
 messages that are half-sent and loses replies; this one raises only inside the *window* that is
 open while user code runs, and at most once per window.
+
+A signal can also come to nothing: it falls just before the main thread enters a system call, or
+on another thread, and Python's handler has to wait until ``time.sleep(60)`` returns. So another
+thread sees to it that it is delivered (`Interrupts.install`).
 """
 
 from __future__ import annotations
@@ -10,22 +14,35 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
+import socket
+import threading
 from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
+
+DELIVERY_TIME = 0.02
+"""Seconds after which a signal that Python's handler has not seen is sent again."""
 
 
 class Interrupts:
     """Runs user code so that SIGINT reaches it. Belongs to the main thread."""
 
     def __init__(self) -> None:
-        self._window_open = False
-        self._suspended: asyncio.Task[Any] | None = None
-        self._interrupted = False
+        self.window_open = False
+        self._task: asyncio.Task[Any] | None = None  # the one that runs user code
+        self._pending = False  # SIGINT came between two steps of it
 
-    def install(self) -> None:
-        """Take over SIGINT."""
+    def install(self, watcher: asyncio.AbstractEventLoop) -> None:
+        """Take over SIGINT; ``watcher`` is the loop of a thread that stays free."""
+        # Python's C handler writes a byte at once, ours reads it: a byte that stays there is an
+        # interrupt that did not come through.
+        self._unhandled, wakeup = socket.socketpair()
+        self._unhandled.setblocking(False)
+        wakeup.setblocking(False)
+        self._wakeup = wakeup  # kept open
+        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_sigint)
+        watcher.call_soon_threadsafe(self._watch, watcher)
 
     async def run(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """Call ``function``, await what it returns if that can be awaited, return the result.
@@ -34,22 +51,55 @@ class Interrupts:
             KeyboardInterrupt: SIGINT came meanwhile, and the code let it pass.
             Exception: whatever the code raised.
         """
-        self._interrupted = False
-        self._window_open = True
+        self._task, self._pending = asyncio.current_task(), False
         try:
-            result = function(**arguments)
+            try:
+                self.window_open = True
+                result = function(**arguments)
+            finally:
+                self.window_open = False
+            return await _Steps(self, result) if inspect.isawaitable(result) else result
         finally:
-            self._window_open = False
-        return await _Steps(self, result) if inspect.isawaitable(result) else result
+            self._task = None
+
+    def take(self) -> bool:
+        """Tell whether an interrupt is to be delivered now, and count it as delivered."""
+        pending, self._pending = self._pending, False
+        return pending
+
+    def _watch(self, watcher: asyncio.AbstractEventLoop) -> None:
+        def seen() -> None:
+            watcher.remove_reader(self._unhandled)
+            watcher.call_later(DELIVERY_TIME, look_again)
+
+        def look_again() -> None:
+            numbers = self._take_bytes()
+            # User code may have put a handler of its own in place of ours: then it is its affair.
+            if signal.SIGINT in numbers and signal.getsignal(signal.SIGINT) == self._on_sigint:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            watcher.add_reader(self._unhandled, seen)
+
+        watcher.add_reader(self._unhandled, seen)
+
+    def _take_bytes(self) -> bytes:
+        try:
+            return self._unhandled.recv(4096)
+        except BlockingIOError:
+            return b""
 
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
-        if self._window_open:
-            self._window_open = False
+        self._take_bytes()
+        if self.window_open:
+            self.window_open = False
             raise KeyboardInterrupt
-        if self._suspended is not None:
-            self._interrupted = True
+        if self._task is not None:
+            self._pending = True
             # The loop sleeps in select(): a plain cancel() would wait for its next event.
-            self._suspended.get_loop().call_soon_threadsafe(self._suspended.cancel)
+            self._task.get_loop().call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._pending and self._task is not None:
+            self._task.cancel()
 
 
 class _Steps:
@@ -61,30 +111,27 @@ class _Steps:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._awaitable.__await__()
-        resume, value = steps.send, None
+        resume: Callable[[Any], Any] = steps.send
+        value: Any = None
         while True:
-            self._interrupts._window_open = True
+            if self._interrupts.take():
+                resume, value = steps.throw, self._interrupt(value)
             try:
+                self._interrupts.window_open = True
                 waits_for = resume(value)
             except StopIteration as stop:
                 return stop.value
             finally:
-                self._interrupts._window_open = False
-            resume, value = steps.send, None
+                self._interrupts.window_open = False
             try:
-                self._interrupts._suspended = asyncio.current_task()
-                value = yield waits_for
+                resume, value = steps.send, (yield waits_for)
             except BaseException as error:
-                resume, value = steps.throw, self._translate(error)
-            finally:
-                self._interrupts._suspended = None
+                resume, value = steps.throw, error
 
-    def _translate(self, error: BaseException) -> BaseException:
-        """Return what user code is to see: the cancellation by SIGINT as KeyboardInterrupt."""
-        if not (isinstance(error, asyncio.CancelledError) and self._interrupts._interrupted):
-            return error
-        self._interrupts._interrupted = False
+    def _interrupt(self, value: Any) -> KeyboardInterrupt:
+        """Return what user code is to see instead of ``value``, be it our own cancellation."""
         task = asyncio.current_task()
-        if task is not None and hasattr(task, "uncancel"):  # Python 3.11+ counts cancellations
-            task.uncancel()
+        uncancel = getattr(task, "uncancel", None)  # Python 3.11+ counts cancellations
+        if isinstance(value, asyncio.CancelledError) and uncancel is not None:
+            uncancel()
         return KeyboardInterrupt()

@@ -10,6 +10,7 @@ import errno
 import inspect
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -19,6 +20,7 @@ from jupyter_client.session import Session as ClientSession
 from tornado.ioloop import IOLoop
 
 from .interrupts import Interrupts
+from .protocol.errors import MalformedMessage, WireError
 from .protocol.wire import PROTOCOL_VERSION
 
 STDIN_CONNECT_TIME = 0.25
@@ -36,6 +38,24 @@ class Session(ClientSession):
     def msg_header(self, msg_type: str) -> dict[str, Any]:
         return {**super().msg_header(msg_type), "version": PROTOCOL_VERSION}
 
+    def read(self, frames: Sequence[bytes]) -> tuple[list[bytes], dict[str, Any]]:
+        """Return (identities, message) of a received message that is genuine (K4).
+
+        Raises:
+            WireError: no message, not signed with our key, or one that came before.
+        """
+        try:
+            identities, rest = self.feed_identities(list(frames))
+            message = self.deserialize(rest)
+        except Exception as error:  # whatever a stranger's bytes can make a parser raise
+            raise MalformedMessage(f"{error}") from error
+        for part in ("header", "parent_header", "metadata", "content"):
+            if not isinstance(message[part], dict):
+                raise MalformedMessage(f"{part} is not a JSON object")
+        if not isinstance(message["msg_type"], str) or not isinstance(message["msg_id"], str):
+            raise MalformedMessage("msg_type and msg_id must be strings")
+        return identities, message
+
 
 class Kernel(IPykernelKernel):
     """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
@@ -45,6 +65,7 @@ class Kernel(IPykernelKernel):
     ]
 
     interrupts: Interrupts | None = None
+    abort_waiting: Callable[[], None] | None = None
     session: Any  # never None here
 
     @property
@@ -94,9 +115,10 @@ class Kernel(IPykernelKernel):
         reply = json_clean(await self._run_cell(arguments))
         flush_streams()
         metadata = self.finish_metadata(parent, metadata, reply)
-        self.session.send(stream, "execute_reply", reply, parent, metadata=metadata, ident=ident)
         if reply["status"] == "error" and not silent and content.get("stop_on_error", True):
+            # Before the reply: a client that has it may send a cell that must run.
             self._abort_queues()
+        self.session.send(stream, "execute_reply", reply, parent, metadata=metadata, ident=ident)
 
     async def _run_cell(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the content of the reply: ``do_execute``'s, or what it raised."""
@@ -123,22 +145,50 @@ class Kernel(IPykernelKernel):
             self._allow_stdin = False
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
-        """Abort the executes that have arrived; the shell's loop ends it when they are through."""
-        self._aborting = True
+        """Abort the executes that have arrived, or arrive within ``stop_on_error_timeout``."""
+        if self.abort_waiting is not None:
+            self.abort_waiting()
 
     def _input_request(
         self, prompt: str, ident: Any, parent: dict[str, Any], password: bool = False
     ) -> str:
-        """K5: ask the frontend for a line; fail at once if it is not there.
+        """Ask the frontend for a line.
 
         Raises:
-            ConnectionError: nobody is there to answer.
+            ConnectionError: K5, nobody is there to answer.
+            EOFError: the frontend closed its input.
         """
+        flush_streams()
+        while self.stdin_socket.poll(0):  # answers to questions that were given up
+            self.stdin_socket.recv_multipart()
+        content = {"prompt": prompt, "password": password}
+        self._send_to_frontend("input_request", content, parent, ident)
+        while True:
+            # Not for ever: on Windows a wait cannot be interrupted.
+            if not self.stdin_socket.poll(100):
+                continue
+            try:
+                _, answer = self.session.read(self.stdin_socket.recv_multipart())
+            except WireError as error:
+                self.log.warning("stdin: dropped a message: %s", error)
+                continue
+            value = answer["content"].get("value")
+            if not isinstance(value, str) or answer["msg_type"] != "input_reply":
+                self.log.warning("stdin: dropped a message that is no input_reply")
+            elif value == "\x04":
+                raise EOFError
+            else:
+                return value
+
+    def _send_to_frontend(self, msg_type: str, content: Any, parent: Any, ident: Any) -> None:
+        """Send on stdin to the client that sent the current request; fail if it is not there."""
         deadline = time.monotonic() + STDIN_CONNECT_TIME
         while True:
             try:
-                return str(super()._input_request(prompt, ident, parent, password=password))
+                self.session.send(self.stdin_socket, msg_type, content, parent, ident=ident)
+                return
             except zmq.ZMQError as error:
+                # K5: ROUTER_MANDATORY reports a peer that is not there.
                 if error.errno != errno.EHOSTUNREACH:
                     raise
             # A client connects its channels one after the other, and may send a cell first.

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import inspect
 import logging
 import sys
@@ -19,7 +21,8 @@ import zmq
 from ipykernel.thread import CONTROL_THREAD_NAME
 from tornado.ioloop import IOLoop
 
-from .kernelbase import Kernel, Session, error_content, flush_streams
+from .kernelbase import Kernel, error_content, flush_streams
+from .protocol.errors import WireError
 from .streams import OutStream
 
 TURN = 0.005
@@ -40,6 +43,8 @@ class ChannelLoop:
         self._channel = channel
         self._socket = router
         self._log: logging.Logger = kernel.log
+        self._to_abort: collections.deque[list[bytes]] = collections.deque()
+        self._abort_until = 0.0
         self._handlers: dict[str, Any] = getattr(kernel, f"{channel}_handlers")
 
     async def serve(self) -> None:
@@ -57,35 +62,35 @@ class ChannelLoop:
         finally:
             loop.remove_reader(self._socket.fileno())
 
+    def abort_waiting(self) -> None:
+        """Take in all requests that have arrived: executes among them are to be aborted."""
+        self._abort_until = time.monotonic() + self._kernel.stop_on_error_timeout
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._to_abort.append(self._socket.recv_multipart(zmq.NOBLOCK))
+
     async def _drain(self) -> None:
         turn_ends = time.monotonic() + TURN
         while True:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                aborting = bool(self._to_abort)
+                frames = (
+                    self._to_abort.popleft()
+                    if aborting
+                    else self._socket.recv_multipart(zmq.NOBLOCK)
+                )
             except zmq.Again:
-                if self._channel != "shell" or not self._kernel._aborting:
-                    return
-                # Everything that had arrived when the cell failed has been aborted.
-                if not await self._arrives_while_aborting():
-                    self._kernel._aborting = False
-                continue
-            await self._dispatch(frames)
+                return
+            await self._dispatch(frames, aborting or time.monotonic() < self._abort_until)
             if time.monotonic() > turn_ends:
                 await asyncio.sleep(0)
                 turn_ends = time.monotonic() + TURN
 
-    async def _arrives_while_aborting(self) -> bool:
-        """Give requests that are on their way ``stop_on_error_timeout`` seconds to arrive."""
-        if not self._kernel.stop_on_error_timeout:
-            return False
-        await asyncio.sleep(self._kernel.stop_on_error_timeout)
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
-
-    async def _dispatch(self, frames: Sequence[bytes]) -> None:
+    async def _dispatch(self, frames: Sequence[bytes], aborting: bool) -> None:
         kernel = self._kernel
         try:
-            identities, message = self._read(frames)
-        except Exception as error:
+            identities, message = kernel.session.read(frames)
+        except WireError as error:
             # K4: bad signature, replayed, or no message at all: dropped, logged, nothing else.
             self._log.warning("%s: dropped a message: %s", self._channel, error)
             return
@@ -97,25 +102,16 @@ class ChannelLoop:
         # K4: every request, an unknown one too, stands between busy and idle.
         kernel._publish_status("busy", self._channel)
         try:
-            await self._handle(identities, message)
+            await self._handle(identities, message, aborting)
         finally:
             flush_streams()
             kernel._publish_status("idle", self._channel)
 
-    def _read(self, frames: Sequence[bytes]) -> tuple[list[bytes], dict[str, Any]]:
-        session: Session = self._kernel.session
-        identities, rest = session.feed_identities(list(frames))
-        message = session.deserialize(rest)
-        for part in ("header", "parent_header", "metadata", "content"):
-            if not isinstance(message[part], dict):
-                raise TypeError(f"{part} is not a JSON object")
-        if not isinstance(message["msg_type"], str) or not isinstance(message["msg_id"], str):
-            raise TypeError("msg_type and msg_id must be strings")
-        return identities, message
-
-    async def _handle(self, identities: list[bytes], message: dict[str, Any]) -> None:
+    async def _handle(
+        self, identities: list[bytes], message: dict[str, Any], aborting: bool
+    ) -> None:
         kernel, msg_type = self._kernel, message["msg_type"]
-        if kernel._aborting and self._channel == "shell" and msg_type == "execute_request":
+        if aborting and msg_type == "execute_request":
             kernel._send_abort_reply(self._socket, message, identities)
             return
         handler = self._handlers.get(msg_type)

@@ -1,0 +1,111 @@
+"""Fixtures: a private Jupyter, and kernels that are gone when a test ends."""
+
+import json
+import os
+
+import pytest
+import zmq
+from harness import KEY, Client, Launcher, Process, wait_until
+
+FORMS = ("signed-frame", "handshake-request")
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(tmp_path, monkeypatch):
+    """A runtime directory of the test's own; it must be empty again at its end."""
+    folder = tmp_path / "runtime"
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JUPYTER_DEFAULT_PROVISIONER_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    yield folder
+    left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    assert left == [], f"left behind in the runtime directory: {left}"
+
+
+@pytest.fixture
+def context():
+    """A context that closes every socket a test has made, also one it has forgotten."""
+    made, sockets = zmq.Context(), []
+
+    def socket(kind):
+        sockets.append(zmq.Socket(made, kind))
+        return sockets[-1]
+
+    made.__dict__["socket"] = socket
+    yield made
+    for each in sockets:
+        each.close(linger=0)
+    made.term()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a kernel's process on a startup file; kill what is left of it afterwards."""
+    started = []
+
+    def start_kernel(startup_file=None, *arguments, **environment):
+        process = Process(startup_file, {**os.environ, **environment}, *arguments)
+        started.append(process)
+        return process
+
+    yield start_kernel
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture(params=FORMS)
+def launcher(request, context, tmp_path):
+    return Launcher(context, tmp_path, request.param)
+
+
+@pytest.fixture
+def signed_frame_launcher(context, tmp_path):
+    return Launcher(context, tmp_path, "signed-frame")
+
+
+@pytest.fixture
+def connection(tmp_path, start):
+    """A running kernel, started the classic way with ports 0; how to connect to it."""
+    return start_classic(tmp_path, start)
+
+
+def start_classic(tmp_path, start, *arguments, key=KEY, **keys):
+    path = tmp_path / "connection.json"
+    path.write_text(json.dumps({"key": key, **keys}))
+    path.chmod(0o600)
+    start(path, *arguments)
+
+    def rewritten():
+        found = json.loads(path.read_text())
+        return found if found.get("shell_port") else None
+
+    return wait_until(rewritten, "the kernel has rewritten its connection file")
+
+
+@pytest.fixture
+def client(context, connection):
+    made = Client(context, connection)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kernelspecs(tmp_path, monkeypatch):
+    """Make a kernelspec for this test: ``kernelspecs(name, **kernel_json)``."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+
+    def make(name, **spec):
+        folder = tmp_path / "jupyter" / "kernels" / name
+        folder.mkdir(parents=True)
+        spec = {"display_name": name, "language": "test", **spec}
+        (folder / "kernel.json").write_text(json.dumps(spec))
+        return name
+
+    return make
+
+
+def handshake_metadata(**config):
+    """Return what in a kernelspec makes jupyter_client use our provisioner."""
+    provisioner = {"provisioner_name": "handshake-provisioner", "config": config}
+    return {"kernel_provisioner": provisioner}

@@ -1,0 +1,91 @@
+"""Kernels that authors might write, for the tests: one that does what its cell says."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+from echokernel.kernelbase import Kernel
+
+OK = {"status": "ok", "payload": [], "user_expressions": {}}
+
+
+class DoingKernel(Kernel):
+    """Each cell is the name of a method, with one argument: ``sleep 3``."""
+
+    implementation = "doing"
+    implementation_version = "1"
+    banner = "A kernel for tests"
+    language_info = {"name": "doing", "mimetype": "text/plain", "file_extension": ".txt"}
+
+    def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
+        name, _, argument = code.partition(" ")
+        return getattr(self, name)(argument) or {**OK, "execution_count": self.execution_count}
+
+    def sleep(self, seconds):
+        print("asleep", flush=True)
+        deadline = time.monotonic() + float(seconds)
+        while time.monotonic() < deadline:
+            time.sleep(min(0.2, float(seconds)))
+
+    def sleep_in_one_call(self, seconds):
+        print("asleep", flush=True)
+        time.sleep(float(seconds))
+
+    async def sleep_async(self, seconds):
+        print("asleep", flush=True)
+        await asyncio.sleep(float(seconds))
+        return {**OK, "execution_count": self.execution_count}
+
+    def swallow(self, seconds):
+        """Go on after an interrupt, as code with an ``except`` of its own does."""
+        try:
+            self.sleep(seconds)
+        except KeyboardInterrupt:
+            print("not now")
+
+    def ask(self, prompt):
+        print(repr(self.raw_input(prompt)))
+
+    def ask_password(self, prompt):
+        print(repr(self.getpass(prompt)))
+
+    def fail(self, text):
+        raise ValueError(text)
+
+    def error(self, text):
+        return {"status": "error", "ename": "Error", "evalue": text, "traceback": []}
+
+    def nothing(self, _):
+        return "not a reply"
+
+    def say(self, text):
+        print(text)
+
+    def say_to_stderr(self, text):
+        print(text, file=sys.stderr)
+
+    def say_in_a_thread(self, text):
+        thread = threading.Thread(target=print, args=(text,))
+        thread.start()
+        thread.join()
+
+    def say_many(self, count):
+        for number in range(int(count)):
+            print(number, flush=True)
+
+    def child(self, seconds):
+        print("asleep", flush=True)
+        subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)
+
+    def leave(self, status):
+        sys.exit(int(status))
+
+
+class AsyncKernel(DoingKernel):
+    """The same with a coroutine, as ipykernel recommends."""
+
+    async def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
+        reply = super().do_execute(code, silent)
+        return await reply if asyncio.iscoroutine(reply) else reply

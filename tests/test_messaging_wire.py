@@ -1,0 +1,400 @@
+"""Requests on shell, control and stdin: answered, bracketed, dropped where they are not genuine."""
+
+import json
+import os
+import signal
+
+import pytest
+import zmq
+from conftest import start_classic
+from harness import BUSY, IDLE, KEY, Client, message, parse, receive, sign, url
+
+KERNELS = {"PYTHONPATH": os.path.dirname(__file__)}
+
+
+@pytest.fixture(params=["DoingKernel", "AsyncKernel"])
+def doing(request, context, tmp_path, start):
+    """A client of a kernel whose cells say what to do; ``do_execute`` plain and async."""
+    process = []
+
+    def start_doing(path, *arguments):
+        options = ("--kernel-class", f"kernels:{request.param}")
+        process.append(start(path, *options, *arguments, **KERNELS))
+
+    made = Client(context, start_classic(tmp_path, start_doing))
+    made.process = process[0]
+    yield made
+    made.close()
+
+
+def run(client, code, **content):
+    """Execute; return (reply's content, what was published between input and idle)."""
+    msg_id = client.execute(code, **content)
+    reply = client.reply(msg_id)
+    published = client.transcript(msg_id)
+    assert published[0] == BUSY
+    assert published[-1] == IDLE
+    return reply["content"], published[2 if published[1][0] == "execute_input" else 1 : -1]
+
+
+def begin(client, code):
+    """Execute a cell that says ``asleep`` when its code runs; return its msg_id."""
+    msg_id = client.execute(code)
+    for kind in ("status", "execute_input", "stream"):
+        assert client.publication()["msg_type"] == kind
+    return msg_id
+
+
+# --- what every kernel answers -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["shell", "control"])
+def test_kernel_info(channel, client):
+    """K2, K3."""
+    content = client.ask("kernel_info_request", {}, channel)
+    assert content["status"] == "ok"
+    assert content["protocol_version"] == "5.6"
+    assert content["supported_features"] == ["iopub_welcome"]
+    assert content["implementation"] == "echokernel"
+    assert content["language_info"]["name"] == "echo"
+    assert content["language_info"]["file_extension"].startswith(".")
+
+
+def test_the_echo_language(client):
+    """What is said comes back, and can be found again."""
+    assert run(client, "hello world") == (
+        {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}},
+        [("stream", {"name": "stdout", "text": "hello world"})],
+    )
+    reply, _ = run(client, "hello again", user_expressions={"a": "me"})
+    assert reply["user_expressions"]["a"]["data"] == {"text/plain": "me"}
+    assert run(client, "")[1] == []
+    inspected = client.ask("inspect_request", {"code": "x", "cursor_pos": 1, "detail_level": 0})
+    assert (inspected["found"], inspected["data"]) == (True, {"text/plain": ""})
+    completed = client.ask("complete_request", {"code": "he", "cursor_pos": 2})
+    assert completed["matches"] == ["hello"]
+    assert (completed["cursor_start"], completed["cursor_end"]) == (0, 2)
+    assert client.ask("is_complete_request", {"code": "any"})["status"] == "complete"
+    assert client.ask("comm_info_request", {})["comms"] == {}
+
+    def history(kind, **more):
+        content = {"hist_access_type": kind, "output": False, "raw": True, **more}
+        return [cell[1:] for cell in client.ask("history_request", content)["history"]]
+
+    cells = [[1, "hello world"], [2, "hello again"], [3, ""]]
+    assert history("tail", n=2) == cells[1:]
+    assert history("tail", n=10) == cells
+    assert history("range", session=0, start=1, stop=3) == cells[:2]
+    assert history("search", pattern="*world", n=1) == cells[:1]
+    client.nothing_left()
+
+
+def test_what_is_counted_and_what_is_published(client):
+    """The protocol's flags: ``silent`` publishes nothing, ``store_history`` False counts nothing."""
+    msg_id = client.execute("quiet", silent=True)
+    assert client.transcript(msg_id) == [BUSY, IDLE]
+    assert client.reply(msg_id)["content"]["execution_count"] == 0
+    reply, published = run(client, "not kept", store_history=False)
+    assert (reply["execution_count"], len(published)) == (0, 1)
+    assert run(client, "kept")[0]["execution_count"] == 1
+    kept = {"hist_access_type": "tail", "n": 9}
+    assert client.ask("history_request", kept)["history"] == [[0, 1, "kept"]]
+
+
+@pytest.mark.parametrize("channel", ["shell", "control"])
+def test_an_unknown_request(channel, client):
+    """K4: bracketed by busy and idle like any other; no reply is made up."""
+    msg_id = client.send("no_such_request", {}, channel)
+    assert client.transcript(msg_id) == [BUSY, IDLE]
+    client.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("msg_type", "content"),
+    [
+        ("execute_request", {}),
+        ("execute_request", {"code": 5}),
+        ("complete_request", {"code": "x"}),
+        ("history_request", {}),
+        ("shutdown_request", {}),
+    ],
+)
+def test_a_request_that_lacks_something(msg_type, content, client):
+    """K4: bracketed, and answered with an error: a client waits for a reply."""
+    msg_id = client.send(msg_type, content)
+    assert client.transcript(msg_id) == [BUSY, IDLE]
+    reply = client.reply(msg_id)
+    assert reply["msg_type"] == msg_type.replace("request", "reply")
+    assert reply["content"]["status"] == "error"
+    client.nothing_left()
+
+
+# --- what is dropped -----------------------------------------------------------------------
+
+
+def not_genuine():
+    """Yield (name, frames) that no kernel may act upon."""
+    code = {"code": "forged", "silent": False}
+    _, good = message("execute_request", code)
+    yield "another key", message("execute_request", code, key="another key")[1]
+    yield "no signature", [good[0], b"", *good[2:]]
+    yield "upper-case signature", [good[0], good[1].upper(), *good[2:]]
+    yield "changed content", [*good[:-1], good[-1].replace(b"forged", b"FORGED")]
+    yield "no delimiter", good[1:]
+    yield "no frames behind the delimiter", good[:1]
+    yield "too few frames", good[:4]
+    yield "an empty message", [b""]
+    yield "garbage", [b"\xff\x00" * 500]
+    for name, header in {
+        "header is a list": [],
+        "header is null": None,
+        "header is empty": {},
+        "msg_type is a list": {"msg_id": "x", "msg_type": []},
+        "msg_id is a number": {"msg_id": 5, "msg_type": "execute_request"},
+    }.items():
+        yield name, signed(header, {}, {}, code)
+    head = {"msg_id": "x", "msg_type": "execute_request", "session": "s", "version": "5.6"}
+    yield "content is a list", signed(head, {}, {}, [])
+    yield "content is a string", signed(head, {}, {}, "code")
+    yield "metadata is null", signed(head, {}, None, code)
+    yield "parent is a number", signed(head, 5, {}, code)
+    parts = [b"{", b"{}", b"{}", b"{}"]
+    yield "not JSON", [b"<IDS|MSG>", sign(KEY, *parts), *parts]
+    parts = [b"[" * 100_000] * 4
+    yield "nested too deeply", [b"<IDS|MSG>", sign(KEY, *parts), *parts]
+
+
+def signed(*parts):
+    frames = [json.dumps(part).encode() for part in parts]
+    return [b"<IDS|MSG>", sign(KEY, *frames), *frames]
+
+
+def test_messages_that_are_not_genuine(client):
+    """K4: on every socket: dropped and logged, and nothing else happens."""
+    for channel in ("shell", "control", "stdin"):
+        for _, frames in not_genuine():
+            getattr(client, channel).send_multipart(frames)
+    # Nothing was published for any of them, not even busy: the next thing heard is genuine.
+    assert run(client, "genuine")[1] == [("stream", {"name": "stdout", "text": "genuine"})]
+    client.nothing_left()
+
+
+def test_replayed_messages(client):
+    """K4: a message counts once, on whichever channel it comes again."""
+    msg_id, frames = message("execute_request", {"code": "once", "silent": False})
+    client.shell.send_multipart(frames)
+    assert len(client.transcript(msg_id)) == 4
+    client.reply(msg_id)
+    for channel in (client.shell, client.control, client.shell):
+        channel.send_multipart(frames)
+    assert run(client, "after")[0]["execution_count"] == 2
+    client.nothing_left()
+
+
+def test_what_is_dropped_is_logged_without_the_key(client, context, connection, start, tmp_path):
+    """K4, F4."""
+    (tmp_path / "other").mkdir()
+    process = []
+    other = start_classic(
+        tmp_path / "other", lambda p, *a: process.append(start(p, "--log-level", "DEBUG", *a))
+    )
+    with_log = Client(context, other)
+    for _, frames in not_genuine():
+        with_log.shell.send_multipart(frames)
+    with_log.nothing_left()
+    with_log.shut_down()
+    with_log.close()
+    status, stderr = process[0].end()
+    assert status == 0
+    assert stderr.count("dropped a message") == len(list(not_genuine()))
+    assert "Traceback" not in stderr
+    assert KEY not in stderr
+
+
+@pytest.mark.parametrize("channel", ["shell", "control", "stdin", "hb"])
+def test_other_kinds_of_sockets_and_odd_frames(channel, client, context, connection):
+    """Strangers of every sort on every port; the kernel serves its clients."""
+    for kind in (zmq.REQ, zmq.DEALER, zmq.ROUTER, zmq.SUB, zmq.PUSH):
+        stranger = context.socket(kind)
+        stranger.connect(url(connection, channel))
+        if kind in (zmq.REQ, zmq.DEALER):
+            stranger.send_multipart([b"", b"x" * 100_000, b""])
+    assert run(client, "still here")[0]["status"] == "ok"
+    heartbeat = client.connect("hb", zmq.REQ)
+    heartbeat.send(b"ping")
+    assert receive(heartbeat) == [b"ping"]
+    heartbeat.close()
+    client.nothing_left()
+
+
+# --- output, errors, interrupts ---------------------------------------------------------------
+
+
+def test_what_is_printed_belongs_to_its_request(doing):
+    for code, name in [
+        ("say one", "stdout"),
+        ("say_to_stderr one", "stderr"),
+        ("say_in_a_thread one", "stdout"),
+    ]:
+        _, published = run(doing, code)
+        assert published == [("stream", {"name": name, "text": "one\n"})]
+
+
+def test_much_output_keeps_its_order(doing):
+    _, published = run(doing, "say_many 2000")
+    assert "".join(content["text"] for _, content in published) == "".join(
+        f"{number}\n" for number in range(2000)
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "text"),
+    [("fail no", "ValueError", "no"), ("nothing", "TypeError", "do_execute returned")],
+)
+def test_a_cell_that_raises(code, name, text, doing):
+    """An author's exception is an error in the cell, never a request without a reply."""
+    reply, published = run(doing, code)
+    assert (reply["status"], reply["ename"]) == ("error", name)
+    assert text in reply["evalue"]
+    [(kind, content)] = published
+    assert (kind, content["ename"]) == ("error", name)
+    assert run(doing, "say on")[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("how", ["sleep", "sleep_in_one_call", "sleep_async", "child"])
+@pytest.mark.parametrize("by", ["signal", "message"])
+def test_interrupt(by, how, doing):
+    """K1: by SIGINT as by message; the cell ends with KeyboardInterrupt, and is answered."""
+    msg_id = begin(doing, f"{how} 60")
+    request = None
+    if by == "signal":
+        os.killpg(doing.process.pid, signal.SIGINT)
+    else:
+        request = doing.send("interrupt_request", {}, "control")
+        assert doing.reply(request, "control")["content"] == {"status": "ok"}
+    assert doing.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+    published = until_idle(doing, {msg_id, request})
+    assert [content["ename"] for kind, content in published if kind == "error"] == [
+        "KeyboardInterrupt"
+    ]
+    assert run(doing, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
+
+
+def until_idle(client, msg_ids):
+    """Return what is published until each request has been told idle."""
+    published = []
+    waiting = msg_ids - {None}
+    while waiting:
+        got = client.publication()
+        published.append((got["msg_type"], got["content"]))
+        if published[-1] == IDLE:
+            waiting.discard(got["parent_header"]["msg_id"])
+    return published
+
+
+def test_an_interrupt_that_the_code_swallows(doing):
+    msg_id = begin(doing, "swallow 60")
+    os.killpg(doing.process.pid, signal.SIGINT)
+    assert doing.reply(msg_id)["content"]["status"] == "ok"
+    assert [kind for kind, _ in doing.transcript(msg_id)] == ["stream", "status"]
+
+
+def test_an_interrupt_of_nothing(client, connection):
+    """An idle kernel stays what it is."""
+    for _ in range(5):
+        assert client.ask("interrupt_request", {}, "control") == {"status": "ok"}
+    assert run(client, "still here")[0]["status"] == "ok"
+
+
+def test_control_answers_while_user_code_runs(doing):
+    """K3."""
+    msg_id = begin(doing, "sleep_in_one_call 60")
+    assert doing.ask("kernel_info_request", {}, "control")["status"] == "ok"
+    doing.send("interrupt_request", {}, "control")
+    assert doing.reply(msg_id)["content"]["status"] == "error"
+
+
+def test_a_failed_cell_aborts_those_that_wait(doing):
+    """``stop_on_error``: executes that have arrived are aborted, other requests answered."""
+    first = begin(doing, "sleep_async 0.3")
+    failing = doing.execute("error no")
+    waiting = [doing.execute("say never") for _ in range(3)]
+    info = doing.send("kernel_info_request", {})
+    assert doing.reply(first)["content"]["status"] == "ok"
+    assert doing.reply(failing)["content"]["status"] == "error"
+    for msg_id in waiting:
+        assert doing.reply(msg_id)["content"]["status"] == "aborted"
+    assert doing.reply(info)["content"]["status"] == "ok"
+    for msg_id in (first, failing, *waiting, info):
+        assert doing.transcript(msg_id)[-1] == IDLE
+    assert run(doing, "say on")[0]["status"] == "ok"
+
+
+def test_without_stop_on_error_the_next_cells_run(doing):
+    first = begin(doing, "sleep_async 0.3")
+    failing = doing.execute("error no", stop_on_error=False)
+    waiting = doing.execute("say on")
+    statuses = [doing.reply(each)["content"]["status"] for each in (first, failing, waiting)]
+    assert statuses == ["ok", "error", "ok"]
+
+
+# --- input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "password"), [("ask name?", False), ("ask_password pin?", True)])
+def test_input(code, password, doing):
+    msg_id = doing.execute(code, allow_stdin=True)
+    asked = parse(receive(doing.stdin), doing.key)
+    assert asked["content"] == {"prompt": code.split()[1], "password": password}
+    assert asked["parent_header"]["msg_id"] == msg_id
+    for _, frames in not_genuine():  # K4: junk is no answer
+        doing.stdin.send_multipart(frames)
+    _, answer = message("input_reply", {"value": "me"}, session=doing.session)
+    doing.stdin.send_multipart(answer)
+    assert doing.reply(msg_id)["content"]["status"] == "ok"
+    assert ("stream", {"name": "stdout", "text": "'me'\n"}) in doing.transcript(msg_id)
+
+
+def test_input_that_the_frontend_does_not_offer(doing):
+    assert run(doing, "ask name?", allow_stdin=False)[0]["ename"] == "StdinNotImplementedError"
+
+
+def test_input_from_a_client_that_is_gone(doing, context):
+    """K5: fails at once, with a clear error in the cell, instead of waiting for ever."""
+    gone = context.socket(zmq.DEALER)
+    gone.identity = b"never opened a stdin channel"
+    gone.connect(url(doing.connection, "shell"))
+    msg_id, frames = message(
+        "execute_request", {"code": "ask name?", "silent": False, "allow_stdin": True}
+    )
+    gone.send_multipart(frames)
+    reply = parse(receive(gone, 5))
+    assert reply["parent_header"]["msg_id"] == msg_id
+    assert reply["content"]["ename"] == "ConnectionError"
+    assert "frontend" in reply["content"]["evalue"]
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["shell", "control"])
+@pytest.mark.parametrize("restart", [True, False])
+def test_shutdown(channel, restart, client, connection):
+    msg_id = client.send("shutdown_request", {"restart": restart}, channel)
+    assert client.reply(msg_id, channel)["content"] == {"status": "ok", "restart": restart}
+    published = client.transcript(msg_id)
+    assert published == [BUSY, ("shutdown_reply", {"status": "ok", "restart": restart}), IDLE]
+
+
+def test_a_cell_that_ends_the_process(doing):
+    doing.execute("leave 7")
+    assert doing.process.end()[0] == 7
+
+
+def test_ending_during_a_cell(doing):
+    """SIGTERM, as launchers send when a shutdown takes too long: files are removed."""
+    begin(doing, "sleep 60")
+    os.kill(doing.process.pid, signal.SIGTERM)
+    status, stderr = doing.process.end()
+    assert status == 128 + signal.SIGTERM
+    assert stderr == ""
