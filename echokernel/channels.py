@@ -6,12 +6,11 @@ makes a start free of races (H1): there is no moment between choosing a port and
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import zmq
@@ -61,8 +60,12 @@ class Channels:
     heartbeat_context: zmq.Context[zmq.Socket[bytes]]
     heartbeat: zmq.Socket[bytes]
 
+    def ipc_paths(self) -> list[str]:
+        """Return the socket files of ``ipc``, which libzmq does not always remove."""
+        return [f"{self.ip}-{port}" for _, port in self.ports if self.transport == "ipc"]
+
     def close(self) -> None:
-        """Close the sockets that the main thread owns; hand out what is queued first."""
+        """Hand out what is queued, then close everything. The IOPub thread must have ended."""
         for owned in (self.shell, self.stdin, self.control, self.iopub):
             owned.close()
         self.context.term()
@@ -240,12 +243,3 @@ def port_range(text: str) -> range:
     if low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= 65535:
         return range(int(low), int(high) + 1)
     raise ValueError(f"{text!r} is not a port range such as 50000-50100")
-
-
-def remove_ipc_files(channels: Channels, ports: Iterable[tuple[str, int]]) -> None:
-    """Remove what ``ipc`` sockets leave in the file system; nothing to do for tcp."""
-    if channels.transport != "ipc":
-        return
-    for _, port in ports:
-        with contextlib.suppress(FileNotFoundError):  # libzmq unlinks on close, mostly
-            os.unlink(f"{channels.ip}-{port}")

@@ -88,21 +88,21 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may remove them while the main thread adds one.
+        self._lock = threading.RLock()
 
-    def at_exit(self, path: str | Path) -> None:
-        """Remove ``path`` when the kernel ends."""
+    def add(self, path: str | Path) -> None:
+        """Remove ``path`` when the kernel ends, whether it is there by then or not."""
         with self._lock:
             self._paths.add(str(path))
 
-    at_failure = at_exit
-    """Remove ``path`` when the kernel ends, unless `keep` is called first."""
-
     def keep(self, path: str | Path) -> None:
+        """Take back `add`."""
         with self._lock:
             self._paths.discard(str(path))
 
     def remove(self) -> None:
+        """Remove them now."""
         with self._lock:
             for path in self._paths:
                 with contextlib.suppress(OSError):

@@ -31,20 +31,31 @@ class Interrupts:
         self.window_open = False
         self._task: asyncio.Task[Any] | None = None  # the one that runs user code
         self._pending = False  # SIGINT came between two steps of it
+        self._unhandled: socket.socket | None = None
+        self._wakeup: socket.socket | None = None
 
     def install(self, watcher: asyncio.AbstractEventLoop) -> None:
         """Take over SIGINT; ``watcher`` is the loop of a thread that stays free."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # embedded: signals are our host's
         # Python's C handler writes a byte at once, ours reads it: a byte that stays there is an
         # interrupt that did not come through.
-        self._unhandled, wakeup = socket.socketpair()
+        self._unhandled, self._wakeup = socket.socketpair()
         self._unhandled.setblocking(False)
-        wakeup.setblocking(False)
-        self._wakeup = wakeup  # kept open
-        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_sigint)
-        watcher.call_soon_threadsafe(self._watch, watcher)
+        watcher.call_soon_threadsafe(self._watch, watcher, self._unhandled)
 
-    async def run(self, function: Callable[..., Any], **arguments: Any) -> Any:
+    def close(self) -> None:
+        """Let SIGINT go; the watcher's thread must have ended."""
+        if self._unhandled is not None and self._wakeup is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
+            self._unhandled.close()
+            self._wakeup.close()
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call ``function``, await what it returns if that can be awaited, return the result.
 
         Raises:
@@ -55,40 +66,39 @@ class Interrupts:
         try:
             try:
                 self.window_open = True
-                result = function(**arguments)
+                result = function(*arguments)
             finally:
                 self.window_open = False
             return await _Steps(self, result) if inspect.isawaitable(result) else result
         finally:
             self._task = None
 
+    def shut(self) -> None:
+        """Close the window until user code runs again: what follows must not be torn apart."""
+        self.window_open = False
+
     def take(self) -> bool:
         """Tell whether an interrupt is to be delivered now, and count it as delivered."""
         pending, self._pending = self._pending, False
         return pending
 
-    def _watch(self, watcher: asyncio.AbstractEventLoop) -> None:
+    def _watch(self, watcher: asyncio.AbstractEventLoop, unhandled: socket.socket) -> None:
         def seen() -> None:
-            watcher.remove_reader(self._unhandled)
+            watcher.remove_reader(unhandled)
             watcher.call_later(DELIVERY_TIME, look_again)
 
         def look_again() -> None:
-            numbers = self._take_bytes()
+            numbers = _take_bytes(unhandled)
             # User code may have put a handler of its own in place of ours: then it is its affair.
             if signal.SIGINT in numbers and signal.getsignal(signal.SIGINT) == self._on_sigint:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            watcher.add_reader(self._unhandled, seen)
+            watcher.add_reader(unhandled, seen)
 
-        watcher.add_reader(self._unhandled, seen)
-
-    def _take_bytes(self) -> bytes:
-        try:
-            return self._unhandled.recv(4096)
-        except BlockingIOError:
-            return b""
+        watcher.add_reader(unhandled, seen)
 
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
-        self._take_bytes()
+        if self._unhandled is not None:
+            _take_bytes(self._unhandled)
         if self.window_open:
             self.window_open = False
             raise KeyboardInterrupt
@@ -100,6 +110,13 @@ class Interrupts:
     def _wake(self) -> None:
         if self._pending and self._task is not None:
             self._task.cancel()
+
+
+def _take_bytes(unhandled: socket.socket) -> bytes:
+    try:
+        return unhandled.recv(4096)
+    except BlockingIOError:
+        return b""
 
 
 class _Steps:

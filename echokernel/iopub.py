@@ -17,7 +17,6 @@ import queue
 import selectors
 import socket
 import threading
-import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
@@ -77,7 +76,8 @@ class IOPub:
         self._drained = threading.Event()
         self._owner = threading.Thread(target=self._own, name="IOPub", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="IOPub watch", daemon=True)
-        self._waker, self._wake = socket.socketpair()
+        self._stopping = False
+        self._stop_writer, self._stop_reader = socket.socketpair()
 
     def start(self) -> None:
         """Begin to publish and to welcome."""
@@ -90,10 +90,11 @@ class IOPub:
             return
         self._queue.put(_STOP)
         self._owner.join()
-        self._waker.close()
-        self._drained.set()
+        self._stopping = True
+        self._stop_writer.close()  # wakes the watcher from its look at the socket,
+        self._drained.set()  # and from its wait for the owner
         self._watcher.join()
-        self._wake.close()
+        self._stop_reader.close()
 
     # --- called from any thread ---------------------------------------------------------
 
@@ -179,16 +180,11 @@ class IOPub:
         """Tell the owner when something arrived; look again after it has drained it."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket.fileno(), selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._stop_reader, selectors.EVENT_READ)
             while True:
-                ready = selector.select()
-                if any(key.fileobj is self._wake for key, _ in ready):
-                    return
+                selector.select()
                 self._drained.clear()
+                if self._stopping:  # looked at after clear(): stop() sets it before it set()s
+                    return
                 self._queue.put(_SUBSCRIPTIONS)
                 self._drained.wait()
-
-
-def new_session_id() -> str:
-    """Return a fresh session id for message headers."""
-    return uuid.uuid4().hex

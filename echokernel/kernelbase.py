@@ -6,11 +6,15 @@ authors are served too: `serving_class` mixes `Kernel` into them.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import inspect
+import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import zmq
@@ -18,8 +22,8 @@ from ipykernel.jsonutil import json_clean
 from ipykernel.kernelbase import Kernel as IPykernelKernel
 from jupyter_client.session import Session as ClientSession
 from tornado.ioloop import IOLoop
+from traitlets import default
 
-from .interrupts import Interrupts
 from .protocol.errors import MalformedMessage, WireError
 from .protocol.wire import PROTOCOL_VERSION
 
@@ -60,11 +64,13 @@ class Session(ClientSession):
 class Kernel(IPykernelKernel):
     """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
 
+    # No subshells (K2). And user code runs on the main thread only: execute is for shell.
     control_msg_types = [
-        name for name in IPykernelKernel.control_msg_types if "subshell" not in name
+        name
+        for name in IPykernelKernel.control_msg_types
+        if "subshell" not in name and name != "execute_request"
     ]
 
-    interrupts: Interrupts | None = None
     abort_waiting: Callable[[], None] | None = None
     session: Any  # never None here
 
@@ -81,12 +87,26 @@ class Kernel(IPykernelKernel):
             "supported_features": ["iopub_welcome"],
         }
 
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
+
+    @default("shell_channel_thread")
+    def _no_shell_channel_thread(self) -> Any:
+        # IPython's kernel asks it which thread runs user code.
+        return SimpleNamespace(parent_thread=threading.main_thread())
+
     def start(self) -> None:
         """Get ready to be called by the channel loops (which replace ipykernel's streams).
 
         Nothing is published: W5, ``starting`` comes after the first welcome.
         """
         self.io_loop = IOLoop.current()
+
+    async def shutdown_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Answer, then end; a request that does not say ``restart`` means no restart."""
+        parent["content"].setdefault("restart", False)
+        await super().shutdown_request(stream, ident, parent)
 
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Run a cell; whatever becomes of it, the request is answered."""
@@ -113,7 +133,7 @@ class Kernel(IPykernelKernel):
         accepted = self._do_exec_accepted_params
         arguments |= {name: value for name, value in given.items() if accepted[name]}
         reply = json_clean(await self._run_cell(arguments))
-        flush_streams()
+        flush_streams(self.log)
         metadata = self.finish_metadata(parent, metadata, reply)
         if reply["status"] == "error" and not silent and content.get("stop_on_error", True):
             # Before the reply: a client that has it may send a cell that must run.
@@ -124,22 +144,20 @@ class Kernel(IPykernelKernel):
         """Return the content of the reply: ``do_execute``'s, or what it raised."""
         self._allow_stdin = arguments["allow_stdin"]
         try:
-            if self.interrupts is not None:
-                reply = await self.interrupts.run(self.do_execute, **arguments)
-            else:
-                reply = self.do_execute(**arguments)
-                if inspect.isawaitable(reply):
-                    reply = await reply
+            reply = self.do_execute(**arguments)
+            if inspect.isawaitable(reply):
+                reply = await reply
             if not isinstance(reply, dict) or "status" not in reply:
                 raise TypeError(f"do_execute returned {reply!r}, not a dict with a 'status'")
             return reply
         # ipykernel's base class sends no reply to an interrupted cell: its frontend waits for
         # ever. A cell that stops the process (SystemExit) is no answer and passes.
-        except (Exception, KeyboardInterrupt) as error:
-            if not isinstance(error, KeyboardInterrupt):
+        except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
+            if isinstance(error, Exception):
                 self.log.exception("do_execute raised")
             failure = error_content(error)
-            self.send_response(self.iopub_socket, "error", failure)
+            if not arguments["silent"]:
+                self.send_response(self.iopub_socket, "error", failure)
             return {"status": "error", "execution_count": self.execution_count, **failure}
         finally:
             self._allow_stdin = False
@@ -158,7 +176,7 @@ class Kernel(IPykernelKernel):
             ConnectionError: K5, nobody is there to answer.
             EOFError: the frontend closed its input.
         """
-        flush_streams()
+        flush_streams(self.log)
         while self.stdin_socket.poll(0):  # answers to questions that were given up
             self.stdin_socket.recv_multipart()
         content = {"prompt": prompt, "password": password}
@@ -168,13 +186,15 @@ class Kernel(IPykernelKernel):
             if not self.stdin_socket.poll(100):
                 continue
             try:
-                _, answer = self.session.read(self.stdin_socket.recv_multipart())
+                sender, answer = self.session.read(self.stdin_socket.recv_multipart())
             except WireError as error:
                 self.log.warning("stdin: dropped a message: %s", error)
                 continue
             value = answer["content"].get("value")
-            if not isinstance(value, str) or answer["msg_type"] != "input_reply":
-                self.log.warning("stdin: dropped a message that is no input_reply")
+            if sender != ident or answer["msg_type"] != "input_reply":
+                self.log.warning("stdin: dropped a message that is not the answer")
+            elif not isinstance(value, str):
+                self.log.warning("stdin: dropped an input_reply without a text")
             elif value == "\x04":
                 raise EOFError
             else:
@@ -210,8 +230,11 @@ def error_content(error: BaseException) -> dict[str, Any]:
     return {"ename": name, "evalue": text, "traceback": [f"{name}: {text}" if text else name]}
 
 
-def flush_streams() -> None:
-    """Publish what has been printed."""
+def flush_streams(log: logging.Logger) -> None:
+    """Publish what has been printed; user code may have put anything in the streams' place."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception as error:
+            log.warning("cannot flush %r: %s", stream, error)

@@ -21,8 +21,8 @@ import zmq
 from ipykernel.thread import CONTROL_THREAD_NAME
 from tornado.ioloop import IOLoop
 
+from .interrupts import Interrupts
 from .kernelbase import Kernel, error_content, flush_streams
-from .protocol.errors import WireError
 from .streams import OutStream
 
 TURN = 0.005
@@ -36,12 +36,20 @@ class ChannelLoop:
         kernel: whose handlers answer.
         channel: ``"shell"`` or ``"control"``.
         router: the channel's socket; this loop's thread owns it.
+        interrupts: lets SIGINT into the handlers; for shell, on the main thread.
     """
 
-    def __init__(self, kernel: Kernel, channel: str, router: zmq.Socket[bytes]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        channel: str,
+        router: zmq.Socket[bytes],
+        interrupts: Interrupts | None = None,
+    ) -> None:
         self._kernel = kernel
         self._channel = channel
         self._socket = router
+        self._interrupts = interrupts
         self._log: logging.Logger = kernel.log
         self._to_abort: collections.deque[list[bytes]] = collections.deque()
         self._abort_until = 0.0
@@ -90,22 +98,26 @@ class ChannelLoop:
         kernel = self._kernel
         try:
             identities, message = kernel.session.read(frames)
-        except WireError as error:
-            # K4: bad signature, replayed, or no message at all: dropped, logged, nothing else.
+            kernel.set_parent(identities, message, channel=self._channel)
+            if self._channel == "shell":
+                self._let_output_belong_to(message)
+            # K4: every request, an unknown one too, stands between busy and idle.
+            kernel._publish_status("busy", self._channel)
+        except Exception as error:
+            # K4: bad signature, replayed, or no message at all (also one that cannot be named as
+            # parent: NaN, a lone surrogate): dropped, logged, nothing else.
             self._log.warning("%s: dropped a message: %s", self._channel, error)
             return
-        kernel.set_parent(identities, message, channel=self._channel)
-        if self._channel == "shell":
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, OutStream):
-                    stream.set_parent(message)
-        # K4: every request, an unknown one too, stands between busy and idle.
-        kernel._publish_status("busy", self._channel)
         try:
             await self._handle(identities, message, aborting)
         finally:
-            flush_streams()
+            flush_streams(self._log)
             kernel._publish_status("idle", self._channel)
+
+    def _let_output_belong_to(self, message: dict[str, Any]) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, OutStream):
+                stream.set_parent(message)
 
     async def _handle(
         self, identities: list[bytes], message: dict[str, Any], aborting: bool
@@ -115,19 +127,29 @@ class ChannelLoop:
             kernel._send_abort_reply(self._socket, message, identities)
             return
         handler = self._handlers.get(msg_type)
-        if handler is None:
+        if handler is None and msg_type not in kernel.shell_handlers:
             self._log.warning("%s: unknown message type %r", self._channel, msg_type)
             return
+        reply_socket = _ReplySocket(self._socket, self._interrupts)
         try:
-            wanted = kernel.should_handle(self._socket, message, identities)
-            if not (await wanted if inspect.isawaitable(wanted) else wanted):
-                return
-            result = handler(self._socket, identities, message)
-            if inspect.isawaitable(result):
-                await result
+            if handler is None:
+                raise ValueError(f"{msg_type} is for the shell channel")
+            await self._call(handler, reply_socket, identities, message)
         except (Exception, KeyboardInterrupt) as error:
             self._log.error("%s: %s failed: %r", self._channel, msg_type, error)
-            self._reply_error(identities, message, error)
+            if not reply_socket.used:
+                self._reply_error(identities, message, error)
+
+    async def _call(self, handler: Any, *arguments: Any) -> None:
+        async def call() -> None:
+            stream, identities, message = arguments
+            wanted = self._kernel.should_handle(stream, message, identities)
+            if await wanted if inspect.isawaitable(wanted) else wanted:
+                result = handler(*arguments)
+                if inspect.isawaitable(result):
+                    await result
+
+        await (self._interrupts.run(call) if self._interrupts is not None else call())
 
     def _reply_error(
         self, identities: list[bytes], message: dict[str, Any], error: BaseException
@@ -142,6 +164,26 @@ class ChannelLoop:
                 parent=message,
                 ident=identities,
             )
+
+
+class _ReplySocket:
+    """What a handler replies on: a reply is never torn apart by an interrupt."""
+
+    def __init__(self, router: zmq.Socket[bytes], interrupts: Interrupts | None) -> None:
+        self._socket = router
+        self._interrupts = interrupts
+        self.used = False
+
+    def send_multipart(self, frames: Sequence[Any], *args: Any, **options: Any) -> Any:
+        # pyzmq lets Python's signal handlers run in every send: one that raises between two
+        # frames leaves half a message, and the next reply is appended to it.
+        if self._interrupts is not None:
+            self._interrupts.shut()
+        self.used = True
+        return self._socket.send_multipart(frames, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
 
 
 class ControlThread(threading.Thread):

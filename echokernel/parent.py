@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 POLL_INTERVAL = 1.0
 """Seconds between looks where the system cannot report a process's end."""
 
 
-def watch_parent(parent_pid: int, clean_up: Callable[[], None]) -> None:
+def parent_pid(environment: Mapping[str, str], log: logging.Logger) -> int:
+    """Return the launcher's pid, which it leaves in ``JPY_PARENT_PID``; 0 if there is none."""
+    said = environment.get("JPY_PARENT_PID") or "0"
+    if said.isascii() and said.isdecimal() and len(said) < 10:
+        return int(said)
+    log.warning("JPY_PARENT_PID=%r is no pid: the parent is not watched", said)
+    return 0
+
+
+def watch_parent(pid: int, clean_up: Callable[[], None]) -> None:
     """Watch in a thread; when the parent is gone, call ``clean_up`` and leave at once.
 
     Args:
-        parent_pid: the launcher's (``JPY_PARENT_PID``). 1, or a pid that is not there (another
+        pid: the launcher's; 0: nobody's. 1, or a pid that is not there (another
             container's), cannot be watched: then the direct parent counts, as in ipykernel.
         clean_up: removes files; must not wait for the main thread.
     """
-    if parent_pid <= 1:
+    if pid <= 1:
+        return
+    if sys.platform == "win32":
+        from ipykernel.parentpoller import ParentPollerWindows
+
+        ParentPollerWindows(parent_handle=pid).start()
         return
     first = os.getppid()
-    pidfd = _open(parent_pid)
+    pidfd = _open(pid)
 
     def watch() -> None:
         while not _gone(pidfd, first):

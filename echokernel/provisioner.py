@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import os
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Mapping
@@ -131,9 +130,11 @@ class HandshakeProvisioner(LocalProvisioner):
             with tail.capture() as stderr:
                 await super().launch_kernel(cmd, **{**kwargs, "stderr": stderr})
             ports = await self._await_ports(self._expectation, self._timeout(environment), tail)
-        except BaseException:
+        except BaseException as error:
             # Also when the start is cancelled: a process that nobody waits for is an orphan.
             await self._stop()
+            if isinstance(error, asyncio.CancelledError):
+                self._fail_ready()
             raise
         finally:
             self._conclude()
@@ -153,7 +154,12 @@ class HandshakeProvisioner(LocalProvisioner):
         # of the old process must not be taken for the new one.
         launch_id = f"{self.kernel_id or uuid.uuid4()}.{next(_launches)}"
         curve = self._curve_keys()
-        self._registration = self._registration_socket(curve)
+        try:
+            files.runtime_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._registration = self._registration_socket(curve)
+        except (OSError, zmq.ZMQError) as error:
+            problem = f"no registration socket: {error.strerror or error}"
+            raise self._error(LaunchError, problem) from None
         self._expectation = self._registration.expect(
             launch_id, manager.session.key, manager.session.signature_scheme
         )
@@ -263,19 +269,24 @@ class HandshakeProvisioner(LocalProvisioner):
             if self._owns_registration:
                 self._registration.close()
         if self._file is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(self._file.path)
         self._registration = self._expectation = self._file = None
 
     async def _stop(self) -> None:
         """Kill what was started, and wait until it is gone."""
-        process: subprocess.Popen[bytes] | None = self.process
-        if process is None:
-            return
-        await self.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIME)
+        if self.process is not None:
+            await self.kill()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.wait(), STOP_TIME)
         self.process = None
+
+    def _fail_ready(self) -> None:
+        """End the manager's ``ready``, which it leaves pending when a start is cancelled."""
+        ready = self._manager.ready
+        if not ready.done():
+            ready.set_exception(self._error(LaunchError, "the start was cancelled"))
+            ready.exception()  # somebody may never ask; that is no news for the log
 
     def _error(
         self,

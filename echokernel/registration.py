@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -30,6 +32,10 @@ HANDSHAKE_TIMEOUT = 5.0
 
 MAX_REGISTRATION = 64 * 1024
 """Bytes. Strangers can send to the registration socket; a registration has some 300."""
+
+
+MAX_IGNORED = 1000
+"""Invalid answers after which the deadline counts even while more are arriving."""
 
 
 def _header(msg_type: str, session: str) -> JsonObject:
@@ -109,8 +115,12 @@ class Registering:
         """
         while not self._end.done:
             left = self._end.deadline - time.monotonic()
-            if left > 0 and self._socket.poll(max(1, int(left * 1000))):
+            if self._socket.poll(max(0, math.ceil(left * 1000))):
                 self._end.receive(self._socket.recv_multipart())
+                # A language that loads for longer than the deadline finds its receipt here:
+                # first what has come, then the time. A flood of junk is no receipt.
+                if self._end.ignored < MAX_IGNORED:
+                    continue
             self._end.tick(time.monotonic())
         if self._end.state is State.REFUSED:
             raise RegistrationRefused(self.address, self._end.refusal or "no reason given")
@@ -157,6 +167,7 @@ class RegistrationSocket:
     ) -> None:
         self.ip = ip
         self.ignored = 0
+        self._transport = transport
         self._log = log or logging.getLogger(__name__)
         self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -219,6 +230,9 @@ class RegistrationSocket:
         self._thread.join()
         for launch_id in list(self._expected):
             self.forget(launch_id)
+        if self._transport == "ipc":
+            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it, mostly
+                os.unlink(f"{self.ip}-{self.port}")
 
     def _serve(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import io
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -119,7 +120,11 @@ class OutStream(IPykernelOutStream):
         return self._iopub is None
 
     def fileno(self) -> int:
-        raise io.UnsupportedOperation("fileno")
+        """Return the process's own descriptor: ``subprocess.run(stdout=sys.stdout)`` works."""
+        original = getattr(sys, f"__{self.name}__")
+        if original is None:
+            raise io.UnsupportedOperation("fileno")
+        return int(original.fileno())
 
     def isatty(self) -> bool:
         return False

@@ -1,11 +1,26 @@
 """Fixtures: a private Jupyter, and kernels that are gone when a test ends."""
 
+import asyncio
+import inspect
 import json
 import os
 
 import pytest
 import zmq
 from harness import KEY, Client, Launcher, Process, wait_until
+from jupyter_core.utils import ensure_event_loop
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run an ``async def`` test on an event loop of its own."""
+    function = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(function):
+        return None
+    names = inspect.signature(function).parameters
+    asyncio.run(function(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
 
 FORMS = ("signed-frame", "handshake-request")
 
@@ -21,6 +36,17 @@ def runtime_dir(tmp_path, monkeypatch):
     yield folder
     left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     assert left == [], f"left behind in the runtime directory: {left}"
+
+
+@pytest.fixture(autouse=True)
+def synchronous_jupyter():
+    """Close the event loop that jupyter_client's synchronous calls leave open in each thread."""
+    yield
+    close_loop_of_this_thread()
+
+
+def close_loop_of_this_thread():
+    ensure_event_loop().close()
 
 
 @pytest.fixture

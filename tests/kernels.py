@@ -45,6 +45,30 @@ class DoingKernel(Kernel):
         except KeyboardInterrupt:
             print("not now")
 
+    def stay(self, seconds):
+        """Let nothing pass."""
+        print("asleep", flush=True)
+        while True:
+            try:
+                time.sleep(float(seconds))
+            except BaseException:
+                continue
+
+    def spoil(self, _):
+        sys.stdout = object()
+
+    def cancel(self, _):
+        raise asyncio.CancelledError
+
+    def do_complete(self, code, cursor_pos):
+        self.sleep(60)
+
+    def do_inspect(self, code, cursor_pos, detail_level=0, omit_sections=()):
+        self.sleep(60)
+
+    async def do_is_complete(self, code):
+        await self.sleep_async(60)
+
     def ask(self, prompt):
         print(repr(self.raw_input(prompt)))
 

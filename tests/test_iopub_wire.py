@@ -69,6 +69,16 @@ def test_a_topic_that_is_not_utf_8(context, connection, client):
     client.nothing_left()
 
 
+def test_the_topic_that_looks_like_a_delimiter(context, connection, client):
+    """Ours: a welcome there would break the parsing of everybody who hears everything."""
+    subscribe(context, connection, b"<IDS|MSG>")
+    after = subscribe(context, connection, b"after")
+    welcome(after, connection["key"])
+    assert parse(receive(client.iopub), client.key)["content"] == {"execution_state": "starting"}
+    client.expect_welcome(b"after")
+    client.nothing_left()
+
+
 def test_starting_comes_once_to_the_first_who_can_hear_it(context, connection):
     """W5: after the first welcome; a kernel that nobody listens to runs all the same."""
     elsewhere = subscribe(context, connection, b"session.x")

@@ -90,7 +90,7 @@ def test_the_echo_language(client):
 
 
 def test_what_is_counted_and_what_is_published(client):
-    """The protocol's flags: ``silent`` publishes nothing, ``store_history`` False counts nothing."""
+    """``silent`` publishes nothing; without ``store_history`` a cell is not counted."""
     msg_id = client.execute("quiet", silent=True)
     assert client.transcript(msg_id) == [BUSY, IDLE]
     assert client.reply(msg_id)["content"]["execution_count"] == 0
@@ -116,7 +116,6 @@ def test_an_unknown_request(channel, client):
         ("execute_request", {"code": 5}),
         ("complete_request", {"code": "x"}),
         ("history_request", {}),
-        ("shutdown_request", {}),
     ],
 )
 def test_a_request_that_lacks_something(msg_type, content, client):
@@ -146,6 +145,7 @@ def not_genuine():
     yield "an empty message", [b""]
     yield "garbage", [b"\xff\x00" * 500]
     for name, header in {
+        "a lone surrogate": {"msg_id": "\ud800", "msg_type": "kernel_info_request"},
         "header is a list": [],
         "header is null": None,
         "header is empty": {},
@@ -261,6 +261,42 @@ def test_a_cell_that_raises(code, name, text, doing):
     assert run(doing, "say on")[0]["status"] == "ok"
 
 
+def test_a_cell_that_spoils_the_streams(doing):
+    """User code can put anything into sys.stdout; that ends no kernel."""
+    assert run(doing, "spoil")[0]["status"] == "ok"
+    assert run(doing, "sleep 0")[0]["status"] == "error"  # it prints
+    assert doing.ask("kernel_info_request", {})["status"] == "ok"
+
+
+def test_a_silent_cell_publishes_nothing_even_if_it_fails(doing):
+    msg_id = doing.execute("fail quietly", silent=True)
+    assert doing.reply(msg_id)["content"]["evalue"] == "quietly"
+    assert doing.transcript(msg_id) == [BUSY, IDLE]
+
+
+def test_a_cell_that_cancels_itself(doing):
+    reply, published = run(doing, "cancel")
+    assert reply["ename"] == published[0][1]["ename"] == "CancelledError"
+    assert run(doing, "say on")[0]["status"] == "ok"
+
+
+def test_execute_is_for_shell(client):
+    """User code runs on the main thread only; who asks on control is told so."""
+    msg_id = client.send("execute_request", {"code": "x", "silent": False}, "control")
+    assert client.reply(msg_id, "control")["content"]["evalue"].endswith("shell channel")
+    assert client.transcript(msg_id) == [BUSY, IDLE]
+
+
+@pytest.mark.parametrize("msg_type", ["complete_request", "inspect_request", "is_complete_request"])
+def test_interrupting_other_requests(msg_type, doing):
+    """All that an author writes can be interrupted, and is answered once."""
+    msg_id = doing.send(msg_type, {"code": "hang", "cursor_pos": 4})
+    assert doing.publication()["content"] == BUSY[1]
+    assert doing.publication()["content"]["text"] == "asleep\n"
+    doing.send("interrupt_request", {}, "control")
+    assert doing.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+
+
 @pytest.mark.parametrize("how", ["sleep", "sleep_in_one_call", "sleep_async", "child"])
 @pytest.mark.parametrize("by", ["signal", "message"])
 def test_interrupt(by, how, doing):
@@ -342,13 +378,16 @@ def test_without_stop_on_error_the_next_cells_run(doing):
 
 
 @pytest.mark.parametrize(("code", "password"), [("ask name?", False), ("ask_password pin?", True)])
-def test_input(code, password, doing):
+def test_input(code, password, doing, context):
     msg_id = doing.execute(code, allow_stdin=True)
     asked = parse(receive(doing.stdin), doing.key)
     assert asked["content"] == {"prompt": code.split()[1], "password": password}
     assert asked["parent_header"]["msg_id"] == msg_id
     for _, frames in not_genuine():  # K4: junk is no answer
         doing.stdin.send_multipart(frames)
+    stranger = context.socket(zmq.DEALER)  # it has the key, but was not asked
+    stranger.connect(url(doing.connection, "stdin"))
+    stranger.send_multipart(message("input_reply", {"value": "somebody else"})[1])
     _, answer = message("input_reply", {"value": "me"}, session=doing.session)
     doing.stdin.send_multipart(answer)
     assert doing.reply(msg_id)["content"]["status"] == "ok"
@@ -378,9 +417,11 @@ def test_input_from_a_client_that_is_gone(doing, context):
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
-@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("restart", [True, False, None])
 def test_shutdown(channel, restart, client, connection):
-    msg_id = client.send("shutdown_request", {"restart": restart}, channel)
+    content = {} if restart is None else {"restart": restart}
+    restart = bool(restart)
+    msg_id = client.send("shutdown_request", content, channel)
     assert client.reply(msg_id, channel)["content"] == {"status": "ok", "restart": restart}
     published = client.transcript(msg_id)
     assert published == [BUSY, ("shutdown_reply", {"status": "ok", "restart": restart}), IDLE]
@@ -392,9 +433,9 @@ def test_a_cell_that_ends_the_process(doing):
 
 
 def test_ending_during_a_cell(doing):
-    """SIGTERM, as launchers send when a shutdown takes too long: files are removed."""
-    begin(doing, "sleep 60")
+    """SIGTERM, as launchers send when a shutdown takes too long: no cell can swallow it."""
+    begin(doing, "stay 60")
     os.kill(doing.process.pid, signal.SIGTERM)
     status, stderr = doing.process.end()
-    assert status == 128 + signal.SIGTERM
+    assert status == -signal.SIGTERM
     assert stderr == ""

@@ -47,7 +47,21 @@ REGISTERING = {**GOOD, "registration_port": 5555}
         ({"key": KEY, "registration_port": 5555}, "ip"),
         *(
             ({**GOOD, "registration_port": port}, "registration_port")
-            for port in (0, 65536, -1, None, "", "x", "1.5", "0x10", " 5555", "٥٥٥٥", 1.0, True, [])
+            for port in (
+                0,
+                65536,
+                -1,
+                None,
+                "",
+                "x",
+                "1.5",
+                "0x10",
+                " 5555",
+                "\u0665\u0665",
+                1.0,
+                True,
+                [],
+            )
         ),
         ({**REGISTERING, "registration_ip": 1}, "registration_ip"),
         ({**REGISTERING, "kernel_id": 1}, "kernel_id"),
@@ -92,6 +106,7 @@ def test_ports_zero_are_filled_in(context, tmp_path, start):
     client.nothing_left()
     client.shut_down()
     client.close()
+    assert (tmp_path / "connection.json").exists(), "it is the launcher's, as with ipykernel"
 
 
 def test_a_port_that_is_taken(tmp_path, start):
@@ -124,20 +139,22 @@ def test_by_hand(context, start, runtime_dir):
     assert ("stream", {"name": "stdout", "text": "by hand"}) in client.transcript(msg_id)
     client.close()
     os.kill(process.pid, signal.SIGTERM)
-    assert process.end()[0] == 128 + signal.SIGTERM
+    assert process.end()[0] == -signal.SIGTERM
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (["--kernel-class", "raises:Kernel"], "NameError"),
         (["--kernel-class", "no.such:Kernel"], "no.such"),
         (["--kernel-class", "echokernel.kernel:Nothing"], "Nothing"),
         (["--kernel-class", "echokernel.kernel:text"], "not a class"),
     ],
 )
-def test_a_kernel_class_that_is_not_there(arguments, word, start):
-    fails_with_one_line(start(None, *arguments), 1, word)
+def test_a_kernel_class_that_cannot_be_loaded(arguments, word, start, tmp_path):
+    (tmp_path / "raises.py").write_text("no_such_name")
+    fails_with_one_line(start(None, *arguments, PYTHONPATH=str(tmp_path)), 1, word)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,10 @@ def _pack_answer(
             SIGNED_FRAME_RECEIPT if ok else pack_json(content), signer, way_back
         )
     parent = unpack_object(rest[1], "header")
-    return pack_message(Message(header, parent, {}, content, identities=way_back), signer)
+    try:
+        return pack_message(Message(header, parent, {}, content, identities=way_back), signer)
+    except (ValueError, RecursionError):  # NaN, 1e999 or a lone surrogate in it
+        raise MalformedMessage("header cannot be sent back") from None
 
 
 def unpack_receipt(frames: Sequence[bytes], signer: Signer, form: Form) -> Receipt:
@@ -169,6 +172,9 @@ def unpack_receipt(frames: Sequence[bytes], signer: Signer, form: Form) -> Recei
         except MalformedMessage:
             # The content of a signed frame's receipt is free: the signature is the receipt.
             return Receipt()
+        if "shell_port" in content:
+            # A stranger who sends our own words back has our signature on them (H3).
+            raise MalformedMessage("a registration, not a receipt")
         # Ours: the form knows no refusal; an object that says "error" can mean nothing else.
         return Receipt(_reason(content) if content.get("status") == "error" else None)
     message = unpack_message(frames, signer)
@@ -185,8 +191,10 @@ def unpack_receipt(frames: Sequence[bytes], signer: Signer, form: Form) -> Recei
 def _reason(content: JsonObject) -> str:
     """Return the launcher's reason: Kallichore's ``error``, or Jupyter's ``evalue``."""
     for name in ("error", "evalue", "ename"):
-        if isinstance(content.get(name), str) and content[name]:
-            return " ".join(str(content[name]).split())
+        text = content.get(name)
+        if isinstance(text, str) and text.strip():
+            # One line for a terminal, whatever control characters it holds.
+            return " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return "no reason given"
 
 

@@ -206,8 +206,9 @@ def _connection_file(reader: _Reader, common: dict[str, Any]) -> ConnectionFile:
 def default_ip(transport: str, path: str) -> str:
     """Return what ``ip`` is when a file leaves it out, as ``jupyter_client`` has it."""
     if transport == "ipc":
-        stem, _, ending = path.rpartition(".")
-        return f"{stem if stem and '/' not in ending else path}-ipc"
+        name = path.rpartition("/")[2]
+        dot = name.rfind(".", len(name) - len(name.lstrip(".")))
+        return f"{path if dot < 0 else path[: dot - len(name)]}-ipc"
     return LOOPBACK
 
 
@@ -253,9 +254,11 @@ class _Reader:
         value = self.data[name]
         if not isinstance(value, str):
             raise self.error(name, f"a string is needed, not {_kind(value)}")
-        # A lone surrogate or a NUL passes JSON but no socket, path or key.
-        if name != "key" and (not value or "\0" in value):
-            raise self.error(name, "empty" if not value else "contains a NUL character")
+        # What passes JSON but no socket, path or key: control characters, lone surrogates.
+        if name != "key" and not value:
+            raise self.error(name, "empty")
+        if name != "key" and any(ord(char) < 32 for char in value):
+            raise self.error(name, "contains a control character")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
@@ -304,7 +307,7 @@ class _Reader:
             name = f"{channel}_port"
             value = source.get(name, 0)
             if not isinstance(value, int) or isinstance(value, bool):
-                raise self.error(prefix + name, f"a number is needed, not {_kind(value)}")
+                raise self.error(prefix + name, f"a whole number is needed, not {_kind(value)}")
             if not 0 <= value <= MAX_PORT:
                 raise self.error(prefix + name, f"{value} is not a port (0-{MAX_PORT})")
             if value and value in found:

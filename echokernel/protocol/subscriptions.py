@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .wire import JsonObject, Message
+from .wire import DELIMITER, JsonObject, Message
 
 WELCOME = "iopub_welcome"
 """``msg_type`` of the welcome."""
@@ -59,6 +59,10 @@ def welcome_content(event: Event) -> JsonObject | None:
     """Return the content of the welcome that ``event`` asks for; None if it asks for none."""
     if not isinstance(event, Subscribed):
         # W4: an unsubscribe sends nothing.
+        return None
+    if event.topic == DELIMITER:
+        # Ours: as first frame it would be taken for the delimiter by everybody who subscribes
+        # to everything; any stranger could break their parsing.
         return None
     try:
         return {"subscription": event.topic.decode("utf-8")}

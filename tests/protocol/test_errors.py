@@ -1,0 +1,94 @@
+"""errors.py: the tree, and every sentence in it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from echokernel.protocol import errors
+
+# The facts an error is made of, and the sentence that comes out.
+SENTENCES = [
+    (
+        errors.StartupFileError("/run/k.json", "key", "missing"),
+        {"path": "/run/k.json", "field": "key", "problem": "missing"},
+        "/run/k.json: key: missing",
+    ),
+    (
+        errors.StartupFileError("/run/k.json", None, "not JSON"),
+        {"path": "/run/k.json", "field": None, "problem": "not JSON"},
+        "/run/k.json: not JSON",
+    ),
+    (
+        errors.BindError("shell", "tcp://127.0.0.1:1", "Permission denied"),
+        {"channel": "shell", "address": "tcp://127.0.0.1:1", "problem": "Permission denied"},
+        "cannot bind the shell socket to tcp://127.0.0.1:1: Permission denied",
+    ),
+    (
+        errors.ConnectionFileError("/run/k.json", "No space left"),
+        {"path": "/run/k.json", "problem": "No space left"},
+        "cannot write the connection file /run/k.json: No space left",
+    ),
+    (
+        errors.RegistrationRefused("tcp://127.0.0.1:5", "unknown kernel"),
+        {"address": "tcp://127.0.0.1:5", "reason": "unknown kernel"},
+        "the launcher at tcp://127.0.0.1:5 refused the registration: unknown kernel",
+    ),
+    (
+        errors.RegistrationTimeout("tcp://127.0.0.1:5", 5.0, 0),
+        {"address": "tcp://127.0.0.1:5", "waited": 5.0, "ignored": 0},
+        "no valid receipt from the launcher at tcp://127.0.0.1:5 within 5 s (nothing answered);"
+        " is the launcher that wrote the registration file still running?",
+    ),
+    (
+        errors.RegistrationTimeout("tcp://127.0.0.1:5", 0.25, 3),
+        {"waited": 0.25, "ignored": 3},
+        "no valid receipt from the launcher at tcp://127.0.0.1:5 within 0.25 s"
+        " (3 invalid answer(s) were ignored);"
+        " is the launcher that wrote the registration file still running?",
+    ),
+    (
+        errors.KernelDied(
+            "the kernel ended", tried="python -m k", elapsed=0.31, exit_status=1,
+            stderr_tail="a\nb\n",
+        ),
+        {"problem": "the kernel ended", "tried": "python -m k", "elapsed": 0.31,
+         "exit_status": 1, "stderr_tail": "a\nb\n"},
+        "the kernel ended (after 0.3 s; tried: python -m k)\nlast lines of its stderr:\na\nb",
+    ),
+    (
+        errors.LaunchTimeout("no registration", tried="python -m k", elapsed=60),
+        {"exit_status": None, "stderr_tail": ""},
+        "no registration (after 60.0 s; tried: python -m k)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "facts", "sentence"), SENTENCES, ids=lambda value: "")
+def test_a_sentence_is_made_of_the_facts(error, facts, sentence):
+    """F3, H4, L4: facts are attributes; the sentence says them."""
+    assert str(error) == sentence
+    assert {name: getattr(error, name) for name in facts} == facts
+
+
+def test_the_tree_is_the_one_that_is_drawn():
+    drawn: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.getdoc(errors).splitlines():
+        if found := re.match(r"([ │├└─]*)([A-Z]\w+(?:Error|[a-z]))(?:\s{2,}|$)", line.strip("\n")):
+            depth = (len(found[1]) - 4) // 4
+            above[depth:] = [found[2]]
+            drawn[found[2]] = above[depth - 1] if depth else "Exception"
+    real = {
+        name: kind.__bases__[0].__name__
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and issubclass(kind, Exception)
+    }
+    assert drawn == real
+
+
+def test_a_launch_error_is_the_runtime_error_that_jupyter_client_catches():
+    """L4: jupyter_client and its users catch RuntimeError."""
+    assert issubclass(errors.LaunchError, RuntimeError)

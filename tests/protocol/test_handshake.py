@@ -1,0 +1,445 @@
+"""handshake.py: both forms, both ends; by the vectors, joined by a wire in memory, and fuzzed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echokernel.protocol.errors import BadSignature, MalformedMessage
+from echokernel.protocol.handshake import (
+    FINAL,
+    REPLY,
+    REQUEST,
+    TRANSITIONS,
+    Accepted,
+    Happening,
+    Ignored,
+    KernelEnd,
+    LauncherEnd,
+    Receipt,
+    Registration,
+    State,
+    pack_receipt,
+    pack_refusal,
+    pack_registration,
+    unpack_receipt,
+    unpack_registration,
+)
+from echokernel.protocol.startup import CurveKeys, Form, Ports, RegistrationFile
+from echokernel.protocol.wire import DELIMITER, Signer, header, pack_signed_frame, split
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
+SEED = 66
+KEY, OTHER_KEY = b"a-key-that-nobody-must-see", b"another-key"
+PORTS = Ports(50001, 50002, 50003, 50004, 50005)
+ROUTER_ID = b"\0kern"
+DEADLINE = 5.0
+FORMS = pytest.mark.parametrize("form", list(Form), ids=lambda form: form.value)
+KEYS = pytest.mark.parametrize("key", [KEY, b""], ids=["keyed", "keyless"])
+
+
+def vectors(*files: str) -> list:
+    made = []
+    for file in files:
+        data = json.loads((VECTORS / f"{file}.json").read_text())
+        made += [data["defaults"] | one for one in data["vectors"]]
+    return [pytest.param(one, id=f"{one['name']} {'+'.join(one['proves'])}") for one in made]
+
+
+def unhex(frames: list[str]) -> list[bytes]:
+    """``5b*3`` is three times ``5b``; a space joins pieces."""
+    pieces = ([piece.partition("*") for piece in frame.split()] for frame in frames)
+    return [b"".join(bytes.fromhex(h) * int(n or 1) for h, _, n in frame) for frame in pieces]
+
+
+def signer_of(vector: dict) -> Signer:
+    return Signer(bytes.fromhex(vector["key"]), vector["signature_scheme"])
+
+
+def head(msg_type: str) -> dict:
+    return header(msg_type, msg_id="m", session="s", date="2026-11-20T12:00:00Z")
+
+
+def kernel_end(form: Form = Form.SIGNED_FRAME, key: bytes = KEY, **rest) -> KernelEnd:
+    """A kernel that was told so; ``kernel_id`` is "k" where the form has one."""
+    named = {"kernel_id": "k"} if form is Form.SIGNED_FRAME else {}
+    where = {"registration_ip": "127.0.0.1", "registration_port": 5555}
+    file = RegistrationFile(**(where | named | {"key": key, "form": form} | rest))
+    return KernelEnd(file, deadline=DEADLINE)
+
+
+def launcher_end(**keys: bytes) -> LauncherEnd:
+    """A launcher that waits for these launches: id=key."""
+    launcher = LauncherEnd()
+    for launch_id, key in keys.items():
+        launcher.expect(launch_id, Signer(key))
+    return launcher
+
+
+def registered(kernel: KernelEnd, ports: Ports = PORTS) -> list[bytes]:
+    """The kernel's registration, as the launcher's ROUTER hands it out."""
+    return [ROUTER_ID, *kernel.register(ports, head(REQUEST))]
+
+
+def as_received(receipt: list[bytes]) -> list[bytes]:
+    """What the launcher's ROUTER was given, as the kernel's DEALER hands it out."""
+    assert receipt[0] == ROUTER_ID
+    return receipt[1:]
+
+
+# --- by the vectors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "vector", vectors("registration-signed-frame", "registration-handshake-request")
+)
+def test_a_registration_is_its_frames_and_back(vector):
+    """H2, L2, L3: at the level of frames, and for a launcher that waits."""
+    signer, frames, form = signer_of(vector), unhex(vector["frames"]), Form(vector["form"])
+    launch_id = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+    if "error" in vector:
+        with pytest.raises(ERRORS[vector["error"]]):
+            unpack_registration(frames, signer)
+    else:
+        value = vector["value"]
+        registration = Registration(form, Ports.from_keys(value["ports"]), value["kernel_id"])
+        assert unpack_registration(frames, signer) == registration
+        if vector.get("both"):
+            assert pack_registration(registration, signer, vector.get("header", {})) == frames
+        launch_id = value["kernel_id"] or launch_id
+    launcher = LauncherEnd()
+    launcher.expect(launch_id, signer)
+    result = launcher.receive(frames, head(REPLY))
+    if "error" in vector:
+        assert isinstance(result, Ignored)
+    else:
+        assert (result.launch_id, result.registration) == (launch_id, registration)
+
+
+@pytest.mark.parametrize("vector", vectors("receipt-signed-frame", "receipt-handshake-reply"))
+def test_a_receipt_is_its_frames_and_back(vector):
+    """H3, H4: at the level of frames, and for a kernel that waits."""
+    signer, frames, form = signer_of(vector), unhex(vector["frames"]), Form(vector["form"])
+    kernel = kernel_end(form, bytes.fromhex(vector["key"]))
+    kernel.register(PORTS, head(REQUEST))
+    kernel.receive(frames)
+    if "error" in vector:
+        with pytest.raises(ERRORS[vector["error"]]):
+            unpack_receipt(frames, signer, form)
+        assert (kernel.state, kernel.ignored, kernel.done) == (State.REGISTERED, 1, False)
+        return
+    refusal = vector["value"]["refusal"]
+    assert unpack_receipt(frames, signer, form) == Receipt(refusal)
+    assert kernel.state is (State.ACCEPTED if refusal is None else State.REFUSED)
+    assert (kernel.refusal, kernel.ignored, kernel.done) == (refusal, 0, True)
+    if vector.get("both"):
+        asked = unhex(vector["registration"])
+        reply = vector.get("header", {})
+        if refusal is None:
+            assert pack_receipt(asked, signer, reply) == frames
+        else:
+            assert pack_refusal(asked, signer, reply, refusal) == frames
+
+
+# --- the states ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", list(State), ids=lambda state: state.value)
+@pytest.mark.parametrize("happening", list(Happening), ids=lambda happening: happening.value)
+def test_a_pair_that_is_not_in_the_table_cannot_happen(state, happening):
+    """H3, H4: the table is all there is."""
+    kernel = kernel_end()
+    kernel.state = state
+    if (state, happening) in TRANSITIONS:
+        kernel._move(happening)
+        assert kernel.state is TRANSITIONS[state, happening]
+    else:
+        with pytest.raises(KeyError):
+            kernel._move(happening)
+        assert kernel.state is state
+
+
+def test_every_state_is_reachable_and_final_ones_have_no_way_out():
+    """H4."""
+    reached = {State.OPEN}
+    for _ in State:
+        reached |= {after for (before, _), after in TRANSITIONS.items() if before in reached}
+    assert reached == set(State)
+    assert set(State) - {before for before, _ in TRANSITIONS} == FINAL
+    assert {happening for _, happening in TRANSITIONS} == set(Happening)
+
+
+def test_a_kernel_registers_once_and_hears_nothing_before_or_after():
+    """H5: an answer before the registration or behind the receipt is a caller's mistake."""
+    kernel = kernel_end()
+    receipt = pack_signed_frame(b"ACK", Signer(KEY))
+    with pytest.raises(KeyError):
+        kernel.receive(receipt)
+    kernel.register(PORTS, {})
+    with pytest.raises(KeyError):
+        kernel.register(PORTS, {})
+    kernel.receive(receipt)
+    with pytest.raises(KeyError):
+        kernel.receive(receipt)
+
+
+def test_the_deadline_ends_the_wait_and_nothing_else():
+    """H4: at the deadline, not before; it means nothing before the registration or at the end."""
+    kernel = kernel_end()
+    kernel.tick(DEADLINE + 1)
+    assert kernel.state is State.OPEN
+    kernel.register(PORTS, {})
+    kernel.tick(DEADLINE - 0.001)
+    assert (kernel.state, kernel.done) == (State.REGISTERED, False)
+    kernel.tick(DEADLINE)
+    assert (kernel.state, kernel.done) == (State.EXPIRED, True)
+    kernel.tick(DEADLINE + 1)
+    assert kernel.state is State.EXPIRED
+
+
+# --- both ends, joined --------------------------------------------------------------------
+
+
+@FORMS
+@KEYS
+def test_both_ends_agree(form, key):
+    """H2, H3, L2, L3, F4."""
+    kernel, launcher = kernel_end(form, key), launcher_end(k=key)
+    result = launcher.receive(registered(kernel), head(REPLY))
+    named = "k" if form is Form.SIGNED_FRAME else None
+    assert isinstance(result, Accepted)
+    assert (result.launch_id, result.registration) == ("k", Registration(form, PORTS, named))
+    kernel.receive(as_received(result.receipt))
+    assert (kernel.state, kernel.refusal) == (State.ACCEPTED, None)
+
+
+@FORMS
+@KEYS
+def test_a_refusal_arrives_with_its_reason(form, key):
+    """H4."""
+    kernel = kernel_end(form, key)
+    frames = pack_refusal(registered(kernel), Signer(key), head(REPLY), "no\nroom")
+    kernel.receive(as_received(frames))
+    assert (kernel.state, kernel.refusal) == (State.REFUSED, "no room")
+
+
+@FORMS
+def test_a_registration_is_accepted_once(form):
+    """L3."""
+    launcher = launcher_end(k=KEY)
+    frames = registered(kernel_end(form))
+    assert isinstance(launcher.receive(frames, head(REPLY)), Accepted)
+    assert isinstance(launcher.receive(frames, head(REPLY)), Ignored)
+
+
+@FORMS
+def test_a_launch_that_is_forgotten_is_not_accepted(form):
+    """L3; forgetting twice is harmless."""
+    launcher = launcher_end(k=KEY)
+    launcher.forget("k")
+    launcher.forget("k")
+    assert isinstance(launcher.receive(registered(kernel_end(form)), head(REPLY)), Ignored)
+
+
+def test_a_launch_id_waits_once_at_a_time():
+    launcher = launcher_end(k=KEY)
+    with pytest.raises(ValueError, match="'k' is waiting already"):
+        launcher.expect("k", Signer(KEY))
+    launcher.forget("k")
+    launcher.expect("k", Signer(KEY))
+
+
+# Three kernels, told apart by name, by name and key, and by key alone.
+MANY = {
+    "a": {"key": KEY, "kernel_id": "a"},
+    "b": {"key": OTHER_KEY, "kernel_id": "b"},
+    "c": {"key": b"third", "form": Form.HANDSHAKE_REQUEST, "kernel_id": None},
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(MANY)), ids="".join)
+def test_several_launches_at_once_in_any_order_with_junk_between(order):
+    """L2, L3: a stranger ends nobody's handshake."""
+    launcher = launcher_end(**{name: told["key"] for name, told in MANY.items()})
+    kernels = {name: kernel_end(**told) for name, told in MANY.items()}
+    junk = [[], [b""], [DELIMITER], [ROUTER_ID, DELIMITER, b"", b"{}"]]
+    for number, name in enumerate(order):
+        for frames in junk:
+            assert isinstance(launcher.receive(frames, head(REPLY)), Ignored)
+        ports = Ports(*range(1 + number, 6 + number))
+        result = launcher.receive(registered(kernels[name], ports), head(REPLY))
+        assert (result.launch_id, result.registration.ports) == (name, ports)
+        for frames in junk:
+            kernels[name].receive(frames)
+        # Nobody takes another's receipt for its own.
+        for other in order[number + 1 :]:
+            assert kernels[other].state is State.OPEN
+        kernels[name].receive(as_received(result.receipt))
+        assert (kernels[name].state, kernels[name].ignored) == (State.ACCEPTED, len(junk))
+
+
+def test_another_launch_s_receipt_is_ignored():
+    """H3: signed, but with another key."""
+    kernel, other = kernel_end(), kernel_end(key=OTHER_KEY)
+    kernel.register(PORTS, {})
+    result = launcher_end(k=OTHER_KEY).receive(registered(other), head(REPLY))
+    kernel.receive(as_received(result.receipt))
+    assert (kernel.state, kernel.ignored) == (State.REGISTERED, 1)
+
+
+@pytest.mark.parametrize("key", [KEY, b""], ids=["keyed", "keyless"])
+def test_a_late_registration_of_an_old_launch_is_not_the_new_one_s(key):
+    """L2, L6: after a restart the key is the same; the kernel_id is not."""
+    old, new = kernel_end(key=key, kernel_id="k-1"), kernel_end(key=key, kernel_id="k-2")
+    launcher = launcher_end(**{"k-2": key})
+    assert isinstance(launcher.receive(registered(old), head(REPLY)), Ignored)
+    assert launcher.receive(registered(new), head(REPLY)).launch_id == "k-2"
+
+
+def test_a_name_alone_opens_nothing():
+    """L3: the kernel_id is no secret; the key of that launch must have signed."""
+    launcher = launcher_end(a=KEY, b=OTHER_KEY)
+    mixed = kernel_end(key=OTHER_KEY, kernel_id="a")
+    assert isinstance(launcher.receive(registered(mixed), head(REPLY)), Ignored)
+
+
+@FORMS
+def test_a_keyless_launch_takes_nobody_s_kernel_away(form):
+    """F4, L2: without a key anything verifies, so launches with a key are asked first."""
+    nameless = {"kernel_id": None}
+    launcher = launcher_end(open=b"", keyed=KEY)
+    assert launcher.receive(registered(kernel_end(form, **nameless)), {}).launch_id == "keyed"
+    assert launcher.receive(registered(kernel_end(form, b"", **nameless)), {}).launch_id == "open"
+
+
+# --- strangers ----------------------------------------------------------------------------
+
+
+@FORMS
+def test_a_registration_that_comes_back_is_no_receipt(form):
+    """H3: whoever sends it back proves nothing: a stranger on the launcher's port can do it."""
+    kernel = kernel_end(form)
+    sent = kernel.register(PORTS, head(REQUEST))
+    kernel.receive(sent)
+    assert (kernel.state, kernel.ignored) == (State.REGISTERED, 1)
+
+
+@pytest.mark.parametrize("key", [KEY, b""], ids=["keyed", "keyless"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"msg_id":"m","msg_type":"handshake_request","x":1e999}',
+        b'{"msg_id":"m","msg_type":"handshake_request","x":NaN}',
+        b'{"msg_id":"\\ud800","msg_type":"handshake_request"}',
+    ],
+    ids=["infinity", "nan", "surrogate"],
+)
+def test_a_header_that_cannot_be_written_again_does_not_raise(text, key):
+    """L3: JSON that can be read but not echoed; without a key any stranger can send it."""
+    signer, launcher = Signer(key), launcher_end(k=key)
+    good = registered(kernel_end(Form.HANDSHAKE_REQUEST, key))
+    parts = [text, *good[5:]]
+    result = launcher.receive([*good[:3], signer.sign(parts), *parts], head(REPLY))
+    if isinstance(result, Ignored):  # then the wait goes on
+        assert isinstance(launcher.receive(good, head(REPLY)), Accepted)
+    else:
+        assert as_received(result.receipt)[:2] == [b"", DELIMITER]
+
+
+def mutants(frames: list[bytes], signed: int, rounds: int) -> Iterator[list[bytes]]:
+    """Yield valid ``frames``, spoilt; ``signed``: how many frames behind the delimiter count.
+
+    What stands before the delimiter is the sender's affair, and so are a reply's buffers.
+    """
+    chance = random.Random(SEED)
+    odd = [b"", b"{}", b"[]", b"null", DELIMITER, b"ACK", b"\xff", b"[" * 3000, b"0" * 64]
+    _, true = split(frames)
+    for _ in range(rounds):
+        made = list(frames)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(made)) if made else 0
+            kind = chance.randrange(8)
+            if not made or kind == 0:
+                made.insert(at, chance.choice(odd))
+            elif kind == 1:
+                del made[at]
+            elif kind == 2:
+                made[at] = chance.choice(odd)
+            elif kind == 3:
+                made[at] = made[at][: chance.randrange(len(made[at]) + 1)]
+            elif kind == 4:
+                made[at] = made[at].swapcase()
+            elif kind == 5:
+                made[at] = chance.randbytes(chance.randrange(80))
+            elif kind == 6:
+                chance.shuffle(made)
+            elif made[at]:
+                spoilt = bytearray(made[at])
+                spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)
+                made[at] = bytes(spoilt)
+        if DELIMITER not in made or split(made)[1][:signed] != true[:signed]:
+            yield made
+
+
+@FORMS
+def test_fuzz_the_launcher_never_raises_and_never_accepts(form):
+    """L3: and it still accepts the true one."""
+    launcher = launcher_end(k=KEY, other=OTHER_KEY)
+    good = registered(kernel_end(form))
+    # A registration has no buffers: every frame behind the delimiter counts.
+    count = 0
+    for count, frames in enumerate(mutants(good, 99, 1500), 1):  # noqa: B007
+        result = launcher.receive(frames, head(REPLY))
+        assert isinstance(result, Ignored), frames
+        assert KEY.decode() not in result.why
+    assert count > 1000
+    assert isinstance(launcher.receive(good, head(REPLY)), Accepted)
+
+
+@FORMS
+@pytest.mark.parametrize("refused", [False, True], ids=["receipt", "refusal"])
+def test_fuzz_the_kernel_never_raises_and_goes_on_waiting(form, refused):
+    """H3: and it still takes the true one."""
+    kernel = kernel_end(form)
+    asked, about = registered(kernel), (Signer(KEY), head(REPLY))
+    good = as_received(
+        pack_refusal(asked, *about, "no") if refused else pack_receipt(asked, *about)
+    )
+    count = 0
+    for count, frames in enumerate(mutants(good, 5, 800), 1):
+        kernel.receive(frames)
+        assert (kernel.state, kernel.ignored) == (State.REGISTERED, count), frames
+    assert count > 500
+    kernel.receive(good)
+    assert kernel.state is (State.REFUSED if refused else State.ACCEPTED)
+
+
+@FORMS
+def test_fuzz_without_a_key_nobody_raises(form):
+    """F4: anybody may be believed then, but nothing else happens."""
+    frames = registered(kernel_end(form, b""))
+    for odd in mutants(frames, 99, 300):
+        assert isinstance(launcher_end(k=b"").receive(odd, head(REPLY)), Accepted | Ignored)
+    receipt = as_received(pack_receipt(frames, Signer(b""), head(REPLY)))
+    for odd in mutants(receipt, 5, 300):
+        kernel = kernel_end(form, b"")
+        kernel.register(PORTS, head(REQUEST))
+        kernel.receive(odd)
+
+
+@FORMS
+def test_no_repr_shows_a_key(form):
+    """F4: ends, files, and what they hand out."""
+    secret = b"s" * 40
+    kernel, launcher = kernel_end(form, curve=CurveKeys(b"p" * 40, secret)), launcher_end(k=KEY)
+    frames = registered(kernel)
+    ignored = launcher.receive([*frames, b"x"], {})
+    for shown in map(repr, (kernel, launcher, ignored, launcher.receive(frames, head(REPLY)))):
+        assert KEY.decode() not in shown
+        assert secret.decode() not in shown

@@ -1,0 +1,72 @@
+"""subscriptions.py: what an XPUB socket reports -> event -> welcome."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from echokernel.protocol.subscriptions import (
+    WELCOME,
+    Malformed,
+    Subscribed,
+    Unsubscribed,
+    parse,
+    welcome,
+    welcome_content,
+)
+from echokernel.protocol.wire import Signer, pack_message
+
+DATA = json.loads((Path(__file__).parents[1] / "vectors" / "subscriptions.json").read_text())
+HEADER, SIGNER = DATA["defaults"]["header"], Signer(bytes.fromhex(DATA["defaults"]["key"]))
+EVENTS = {"subscribed": Subscribed, "unsubscribed": Unsubscribed}
+
+
+def unhex(frames: list[str]) -> list[bytes]:
+    return [bytes.fromhex(frame) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    "vector", DATA["vectors"], ids=lambda v: f"{v['name']} {'+'.join(v['proves'])}"
+)
+def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector):
+    """W2, W3, W4: by the vectors."""
+    event = parse(unhex(vector["frames"]))
+    if vector["event"] == "malformed":
+        assert isinstance(event, Malformed)
+    else:
+        assert event == EVENTS[vector["event"]](bytes.fromhex(vector["topic"]))
+
+    content = welcome_content(event)
+    expected = vector["welcome"]
+    if expected is None:
+        assert content is None
+    else:
+        assert content == {"subscription": expected["subscription"]}
+        frames = pack_message(welcome(event, content, HEADER), SIGNER)
+        assert frames == unhex(expected["frames"])
+
+
+@pytest.mark.parametrize(
+    ("frames", "why"),
+    [
+        ([], "0 frames instead of one"),
+        ([b"\x01", b"a"], "2 frames instead of one"),
+        ([b""], "an empty frame"),
+        ([b"\x02"], "first byte 2, neither 0 nor 1"),
+    ],
+)
+def test_junk_is_told_in_words(frames, why):
+    """W3: ignored, but the log can say why."""
+    assert parse(frames) == Malformed(why)
+
+
+def test_the_welcome_reaches_exactly_the_topic_s_subscribers():
+    """W2: first frame = the topic, and no frame for the empty one; parent_header is {}."""
+    named, everything = (
+        welcome(Subscribed(topic), {}, {"msg_type": WELCOME}) for topic in (b"a", b"")
+    )
+    assert (named.identities, everything.identities) == ([b"a"], [])
+    assert named.parent_header == {}
+    assert named.msg_type == "iopub_welcome"

@@ -1,0 +1,53 @@
+"""The suites of jupyter_kernel_test, which are written for any kernel."""
+
+import jupyter_kernel_test
+import pytest
+from conftest import close_loop_of_this_thread
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runtime_dir(tmp_path_factory):
+    """The suites start one kernel for each class: one runtime directory for the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def synchronous_jupyter():
+    yield
+    close_loop_of_this_thread()
+
+
+class TestEcho(jupyter_kernel_test.KernelTests):
+    kernel_name = "echo-handshake"
+    language_name = "echo"
+    file_extension = ".txt"
+    code_hello_world = "hello, world"
+    code_inspect_sample = "hello"
+    complete_code_samples = ("anything", "", "{[(")
+    completion_samples = ({"text": "nothing said begins like this zzz", "matches": set()},)
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.km.context.destroy(linger=0)
+
+    def test_inspect(self):
+        """What there is to inspect is the last cell: say something first."""
+        self.flush_channels()
+        self.execute_helper("hello")
+        super().test_inspect()
+
+    # An echo has no errors, results, displays, pages, stderr or clear_output: those tests of the
+    # suite have no sample and say so.
+
+
+class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):
+    kernel_name = "echo-handshake"
+    support_iopub_welcome = True
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.km.context.destroy(linger=0)
