@@ -45,7 +45,8 @@ class Interrupts:
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_sigint)
-        watcher.call_soon_threadsafe(self._watch, watcher, self._unhandled)
+        main = asyncio.get_running_loop()
+        watcher.call_soon_threadsafe(self._watch, watcher, main, self._unhandled)
 
     def close(self) -> None:
         """Let SIGINT go; the watcher's thread must have ended."""
@@ -82,16 +83,24 @@ class Interrupts:
         pending, self._pending = self._pending, False
         return pending
 
-    def _watch(self, watcher: asyncio.AbstractEventLoop, unhandled: socket.socket) -> None:
+    def _watch(
+        self,
+        watcher: asyncio.AbstractEventLoop,
+        main: asyncio.AbstractEventLoop,
+        unhandled: socket.socket,
+    ) -> None:
         def seen() -> None:
             watcher.remove_reader(unhandled)
             watcher.call_later(DELIVERY_TIME, look_again)
 
         def look_again() -> None:
-            numbers = _take_bytes(unhandled)
-            # User code may have put a handler of its own in place of ours: then it is its affair.
-            if signal.SIGINT in numbers and signal.getsignal(signal.SIGINT) == self._on_sigint:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if signal.SIGINT in _take_bytes(unhandled):
+                if signal.getsignal(signal.SIGINT) == self._on_sigint:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                else:
+                    # User code has a handler of its own (IPython, while a cell awaits); what it
+                    # schedules with call_soon() has to wait while the loop sleeps in select().
+                    main.call_soon_threadsafe(lambda: None)
             watcher.add_reader(unhandled, seen)
 
         watcher.add_reader(unhandled, seen)

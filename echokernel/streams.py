@@ -132,6 +132,9 @@ class OutStream(IPykernelOutStream):
     def _send_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
         for parent, pieces in gathered:
-            content = {"name": self.name, "text": "".join(pieces)}
+            text = "".join(pieces)
+            if not text:
+                continue
+            content = {"name": self.name, "text": text}
             self.session.send(self._iopub, "stream", content, parent=parent, ident=self.topic)
             self._sent_at = time.monotonic()

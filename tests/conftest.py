@@ -28,6 +28,9 @@ FORMS = ("signed-frame", "handshake-request")
 @pytest.fixture(autouse=True)
 def runtime_dir(tmp_path, monkeypatch):
     """A runtime directory of the test's own; it must be empty again at its end."""
+    # Kernels start in the current directory: elsewhere than in the checkout, `echokernel` is the
+    # installed one.
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runtime"
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JUPYTER_DEFAULT_PROVISIONER_NAME"):
         monkeypatch.delenv(name, raising=False)
