@@ -36,7 +36,7 @@ PROBLEMS = {
     "range": r".+ is not a port \([01]-65535\)",
     "taken": r"\d+ is \w+_port already",
     "empty": "empty|unknown: ''; use 'tcp' or 'ipc'",
-    "character": "contains a (NUL character|character that is not valid Unicode)",
+    "character": "contains a (control character|character that is not valid Unicode)",
     "unknown": r"unknown.*; use 'tcp' or 'ipc'|unknown .+, e.g. use 'hmac-sha256'"
     r"|'hmac-shake_128' has no digest that an HMAC can use",
     "curve-key": r"not a CURVE key \(40 characters of Z85\)",
