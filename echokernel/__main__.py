@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"install": "install a kernelspec for this environment"}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` names; without one, start a kernel."""
+    """Run ``install`` if ``argv`` starts with it, else start a kernel; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Imported when needed: a kernel binds its sockets before anything heavy is loaded.
     if words and words[0] == "install":

@@ -8,8 +8,6 @@ been told. The app owns the event loop, the process's signals and what must be c
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
 import logging
 import os
@@ -40,9 +38,6 @@ DEFAULT_KERNEL = "echokernel.kernel:EchoKernel"
 
 EXIT_BAD_FILE = 2
 EXIT_FAILED = 1
-
-STOP_TIME = 1.0
-"""Seconds that a cell may go on after the shutdown, if it does not mind being cancelled."""
 
 log = logging.getLogger("echokernel")
 
@@ -198,12 +193,10 @@ class KernelApp:
         self, kernel_class: type[Any], file: StartupFile, bound: Channels, iopub: IOPub
     ) -> None:
         """Make the kernel and answer until it is told to shut down."""
-        from .interrupts import Interrupts
-        from .kernelbase import Session, serving_class
-        from .messaging import ChannelLoop, ControlThread
-        from .streams import OutStream
+        from . import serving  # imports ipykernel, as does this:
+        from .kernelbase import Session
 
-        config = _kernel_config(self.options.config)
+        config = serving.kernel_config(self.options.config)
         session = Session(
             session=self.session_id,
             key=file.key,
@@ -211,50 +204,8 @@ class KernelApp:
             username="kernel",
             config=config,
         )
-        with ExitStack() as at_exit:
-            loop = asyncio.SelectorEventLoop()  # not Windows' other one: zmq needs add_reader
-            at_exit.callback(loop.close)
-            asyncio.set_event_loop(loop)
-            control_thread = ControlThread()
-            at_exit.callback(control_thread.stop)
-            for name in ("stdout", "stderr"):
-                stream = OutStream(session, iopub, name, control_thread.loop)
-                at_exit.callback(stream.close)
-                at_exit.enter_context(_replaced(name, stream))
-            interrupts = at_exit.enter_context(contextlib.closing(Interrupts()))
-
-            async def serve() -> None:
-                kernel = serving_class(kernel_class).instance(
-                    config=config,
-                    log=log,
-                    ident=self.ident,
-                    session=session,
-                    iopub_socket=iopub,
-                    stdin_socket=bound.stdin,
-                    control_thread=control_thread,
-                )
-                kernel.record_ports(bound.ports.to_keys())
-                kernel.start()
-                shell = ChannelLoop(kernel, "shell", bound.shell, interrupts)
-                kernel.abort_waiting = shell.abort_waiting
-                interrupts.install(control_thread.loop)
-                control_thread.start()
-                control_thread.serve(ChannelLoop(kernel, "control", bound.control))
-                await shell.serve()
-
-            serving = loop.create_task(serve())
-
-            def stop(_: object) -> None:
-                loop.stop()
-
-            serving.add_done_callback(stop)
-            loop.run_forever()  # shutdown_request stops the loop
-            serving.remove_done_callback(stop)
-            serving.cancel()
-            # A cell may refuse to be cancelled; that does not keep the kernel alive.
-            loop.run_until_complete(asyncio.wait([serving], timeout=STOP_TIME))
-            if serving.done() and not serving.cancelled():
-                serving.result()
+        facts = {"config": config, "log": log, "ident": self.ident}
+        serving.serve(kernel_class, facts, session, bound, iopub)
 
 
 def load(kernel_class: str | type) -> type[Any]:
@@ -275,16 +226,6 @@ def load(kernel_class: str | type) -> type[Any]:
     if not isinstance(found, type):
         raise EchoKernelError(f"cannot load the kernel class {kernel_class}: not a class")
     return found
-
-
-def _kernel_config(words: list[str]) -> Any:
-    """Return the settings ``--Class.name=value`` as traitlets takes them."""
-    from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
-
-    try:
-        return KVArgParseConfigLoader(argv=words).load_config()
-    except ConfigError as error:
-        raise EchoKernelError(f"settings {' '.join(words)}: {error}") from None
 
 
 def _write_connection_file(path: Path, connection: ConnectionFile) -> None:
@@ -317,17 +258,6 @@ def _beat(heartbeat: zmq.Socket[bytes]) -> None:
                 log.warning("heartbeat: %s", error)
 
     threading.Thread(target=beat, name="Heartbeat", daemon=True).start()
-
-
-@contextlib.contextmanager
-def _replaced(name: str, stream: Any) -> Any:
-    """Let ``sys.stdout`` or ``sys.stderr`` be ``stream``."""
-    before = getattr(sys, name)
-    setattr(sys, name, stream)
-    try:
-        yield
-    finally:
-        setattr(sys, name, before)
 
 
 def _log_to_stderr(level: str) -> None:

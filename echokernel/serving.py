@@ -1,0 +1,120 @@
+"""The running kernel: its loop, its threads and its streams, from the first request to the last.
+
+Imports ipykernel, which takes its time: the app imports this when the sockets answer already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
+
+from .channels import Channels
+from .interrupts import Interrupts
+from .iopub import IOPub
+from .kernelbase import Kernel, Session, serving_class
+from .messaging import ChannelLoop, ControlThread
+from .protocol.errors import EchoKernelError
+from .streams import OutStream
+
+STOP_TIME = 1.0
+"""Seconds that a cell may go on after the shutdown, if it does not mind being cancelled."""
+
+
+def serve(
+    kernel_class: type[Any],
+    facts: dict[str, Any],
+    session: Session,
+    bound: Channels,
+    iopub: IOPub,
+) -> None:
+    """Make a kernel and answer its requests until it is told to shut down.
+
+    Args:
+        kernel_class: any ipykernel kernel class.
+        facts: further arguments for it.
+        session: packs and signs.
+        bound: the channels; their sockets are in use until this returns.
+        iopub: publishes; started.
+    """
+    with ExitStack() as at_exit:
+        loop = asyncio.SelectorEventLoop()  # not Windows' other one: zmq needs add_reader
+        at_exit.callback(loop.close)
+        asyncio.set_event_loop(loop)
+        control_thread = ControlThread()
+        at_exit.callback(control_thread.stop)
+        for name in ("stdout", "stderr"):
+            stream = OutStream(session, iopub, name, control_thread.loop)
+            at_exit.callback(stream.close)
+            at_exit.enter_context(_replaced(name, stream))
+        interrupts = at_exit.enter_context(contextlib.closing(Interrupts()))
+
+        async def run() -> None:
+            kernel = serving_class(kernel_class).instance(
+                session=session,
+                iopub_socket=iopub,
+                stdin_socket=bound.stdin,
+                control_thread=control_thread,
+                **facts,
+            )
+            kernel.record_ports(bound.ports.to_keys())
+            kernel.start()
+            await _answer(kernel, bound, control_thread, interrupts)
+
+        _run_until_stopped(loop, loop.create_task(run()))
+
+
+async def _answer(
+    kernel: Kernel, bound: Channels, control_thread: ControlThread, interrupts: Interrupts
+) -> None:
+    """Serve control on its thread and shell on this one."""
+    shell = ChannelLoop(kernel, "shell", bound.shell, interrupts)
+    kernel.abort_waiting = shell.abort_waiting
+    interrupts.install(control_thread.loop)
+    control_thread.start()
+    control_thread.serve(ChannelLoop(kernel, "control", bound.control))
+    await shell.serve()
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:
+    """Run until a shutdown_request stops the loop, or ``running`` ends (with what it raised)."""
+
+    def stop(_: object) -> None:
+        loop.stop()
+
+    running.add_done_callback(stop)
+    loop.run_forever()
+    running.remove_done_callback(stop)
+    running.cancel()
+    # A cell may refuse to be cancelled; that does not keep the kernel alive.
+    loop.run_until_complete(asyncio.wait([running], timeout=STOP_TIME))
+    if running.done() and not running.cancelled():
+        running.result()
+
+
+def kernel_config(words: list[str]) -> Any:
+    """Return the settings ``--Class.name=value`` as traitlets takes them.
+
+    Raises:
+        EchoKernelError: they cannot be read.
+    """
+    try:
+        return KVArgParseConfigLoader(argv=words).load_config()
+    except ConfigError as error:
+        raise EchoKernelError(f"settings {' '.join(words)}: {error}") from None
+
+
+@contextlib.contextmanager
+def _replaced(name: str, stream: OutStream) -> Iterator[None]:
+    """Let ``sys.stdout`` or ``sys.stderr`` be ``stream``."""
+    before = getattr(sys, name)
+    setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        setattr(sys, name, before)
