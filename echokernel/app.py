@@ -69,6 +69,7 @@ class KernelApp:
         self.session_id = uuid.uuid4().hex
         self.ident = str(uuid.uuid4())
         self.topic = f"kernel.{self.ident}"
+        self.ending_signals: list[int] = []
 
     def run(self) -> None:
         """Start, serve until shut down, clean up.
@@ -114,6 +115,7 @@ class KernelApp:
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, self._end_by_signal)
+                self.ending_signals.append(number)
 
     def _end_by_signal(self, number: int, frame: object) -> None:
         """Remove the files, then die as the signal wants: user code cannot swallow that."""
@@ -205,7 +207,7 @@ class KernelApp:
             config=config,
         )
         facts = {"config": config, "log": log, "ident": self.ident}
-        serving.serve(kernel_class, facts, session, bound, iopub)
+        serving.serve(kernel_class, facts, session, bound, iopub, self.ending_signals)
 
 
 def load(kernel_class: str | type) -> type[Any]:

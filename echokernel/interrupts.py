@@ -16,7 +16,7 @@ import inspect
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -25,9 +25,15 @@ DELIVERY_TIME = 0.02
 
 
 class Interrupts:
-    """Runs user code so that SIGINT reaches it. Belongs to the main thread."""
+    """Runs user code so that SIGINT reaches it. Belongs to the main thread.
 
-    def __init__(self) -> None:
+    Args:
+        ending: signals whose handlers end the process: while it lives, they have not run. They
+            are seen to as well.
+    """
+
+    def __init__(self, ending: Sequence[int] = ()) -> None:
+        self._ending = ending
         self.window_open = False
         self._task: asyncio.Task[Any] | None = None  # the one that runs user code
         self._pending = False  # SIGINT came between two steps of it
@@ -89,15 +95,17 @@ class Interrupts:
         main: asyncio.AbstractEventLoop,
         unhandled: socket.socket,
     ) -> None:
+        ours = {number: signal.getsignal(number) for number in (signal.SIGINT, *self._ending)}
+
         def seen() -> None:
             watcher.remove_reader(unhandled)
             watcher.call_later(DELIVERY_TIME, look_again)
 
         def look_again() -> None:
-            if signal.SIGINT in _take_bytes(unhandled):
-                if signal.getsignal(signal.SIGINT) == self._on_sigint:
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                else:
+            for number in set(_take_bytes(unhandled)):
+                if number in ours and signal.getsignal(number) == ours[number]:
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+                elif number == signal.SIGINT:
                     # User code has a handler of its own (IPython, while a cell awaits); what it
                     # schedules with call_soon() has to wait while the loop sleeps in select().
                     main.call_soon_threadsafe(lambda: None)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -92,6 +94,7 @@ class HandshakeProvisioner(LocalProvisioner):
         if form is None:
             return dict(await super().pre_launch(**kwargs))
         manager = self._manager
+        self._conclude()  # a launch that was announced and never made
         self._started = time.monotonic()
         if not manager.connection_file:
             # Chosen here: with none, jupyter_client would name the current directory to the
@@ -202,7 +205,8 @@ class HandshakeProvisioner(LocalProvisioner):
     def _curve_keys(self) -> CurveKeys | None:
         """Return the key pair for the kernel if its manager encrypts, as LocalProvisioner does."""
         manager = self._manager
-        policy = manager._transport_encryption_policy()
+        # jupyter_client before 8.9 does not encrypt.
+        policy = getattr(manager, "_transport_encryption_policy", lambda: "disabled")()
         if policy == "disabled":
             return None
         if policy == "auto" and not manager._kernel_supports_curve_encryption():
@@ -308,8 +312,12 @@ class HandshakeProvisioner(LocalProvisioner):
 
 def _version(kernel_spec: Any) -> tuple[int, ...]:
     """Return the kernelspec's ``kernel_protocol_version``; () if it says none."""
-    said = getattr(kernel_spec, "kernel_protocol_version", None) or ""
-    parts = str(said).split(".")
+    said = getattr(kernel_spec, "kernel_protocol_version", None)
+    if said is None:  # older jupyter_clients know no such field, and drop it
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            text = (Path(kernel_spec.resource_dir) / "kernel.json").read_text(encoding="utf-8")
+            said = json.loads(text).get("kernel_protocol_version")
+    parts = str(said or "").split(".")
     return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,6 +32,7 @@ def serve(
     session: Session,
     bound: Channels,
     iopub: IOPub,
+    ending_signals: Sequence[int] = (),
 ) -> None:
     """Make a kernel and answer its requests until it is told to shut down.
 
@@ -41,6 +42,7 @@ def serve(
         session: packs and signs.
         bound: the channels; their sockets are in use until this returns.
         iopub: publishes; started.
+        ending_signals: signals whose handlers end the process.
     """
     with ExitStack() as at_exit:
         loop = asyncio.SelectorEventLoop()  # not Windows' other one: zmq needs add_reader
@@ -52,7 +54,7 @@ def serve(
             stream = OutStream(session, iopub, name, control_thread.loop)
             at_exit.callback(stream.close)
             at_exit.enter_context(_replaced(name, stream))
-        interrupts = at_exit.enter_context(contextlib.closing(Interrupts()))
+        interrupts = at_exit.enter_context(contextlib.closing(Interrupts(ending_signals)))
 
         async def run() -> None:
             kernel = serving_class(kernel_class).instance(
