@@ -133,6 +133,7 @@ class HandshakeProvisioner(LocalProvisioner):
             with tail.capture() as stderr:
                 await super().launch_kernel(cmd, **{**kwargs, "stderr": stderr})
             ports = await self._await_ports(self._expectation, self._timeout(environment), tail)
+            return self._hand_over(ports, environment.get("JPY_SESSION_NAME"))
         except BaseException as error:
             # Also when the start is cancelled: a process that nobody waits for is an orphan.
             await self._stop()
@@ -141,7 +142,6 @@ class HandshakeProvisioner(LocalProvisioner):
             raise
         finally:
             self._conclude()
-        return self._hand_over(ports, environment.get("JPY_SESSION_NAME"))
 
     async def cleanup(self, restart: bool = False) -> None:
         """Forget a launch that is under way; may come early, late or twice (L8)."""
@@ -258,9 +258,12 @@ class HandshakeProvisioner(LocalProvisioner):
             extra["jupyter_session"] = session_name
         # jupyter_client's own way (remove, then write) shows half a file to whoever reads now,
         # and would count these ports as random: an autorestart would then throw them away.
-        files.write_private(
-            manager.connection_file, {**info, "key": manager.session.key.decode(), **extra}
-        )
+        connection = {**info, "key": manager.session.key.decode(), **extra}
+        try:
+            files.write_private(manager.connection_file, connection)
+        except OSError as error:
+            problem = f"cannot write {manager.connection_file}: {error.strerror or error}"
+            raise self._error(LaunchError, problem) from None
         manager._connection_file_written = True
         self.connection_info = info
         return info

@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 from conftest import handshake_metadata
+from jupyter_client import KernelManager
 from jupyter_client.manager import start_new_kernel
 
 ARGV = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}", "--raw"]
@@ -46,4 +47,15 @@ def test_xeus_python_registers_executes_and_shuts_down(xeus):
     client.stop_channels()
     manager.shutdown_kernel()
     assert not psutil.pid_exists(process.pid)
+    manager.context.destroy(linger=0)
+
+
+def test_a_connection_file_that_cannot_be_written(xeus, tmp_path):
+    """L4, L5: a kernel that nobody could be told of is stopped, and the launch says why."""
+    (tmp_path / "a file").write_text("")
+    named = str(tmp_path / "a file" / "kernel.json")
+    manager = KernelManager(kernel_name=xeus, connection_file=named)
+    with pytest.raises(RuntimeError, match=r"cannot write .*kernel\.json"):
+        manager.start_kernel()
+    assert not psutil.pid_exists(manager.provisioner.pid)
     manager.context.destroy(linger=0)
