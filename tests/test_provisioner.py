@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -262,7 +263,7 @@ def test_a_kernel_that_cannot_be_started(kernelspecs):
 
 HANGING = """
 import os, sys
-print('pid', os.getpid(), file=sys.stderr, flush=True)
+sys.stderr.write(f'pid {os.getpid()}\\n')
 sys.stdin.close()
 import threading; threading.Event().wait()
 """
@@ -293,13 +294,13 @@ async def test_a_start_that_is_cancelled(kernelspecs, capfd):
     manager = AsyncKernelManager(kernel_name="dying")
     starting = asyncio.ensure_future(manager.start_kernel())
     said = ""
-    while "pid" not in said:
+    while not re.search(r"pid \d+\n", said):
         await asyncio.sleep(0)
         said += capfd.readouterr().err
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert not psutil.pid_exists(int(said.split()[1]))
+    assert not psutil.pid_exists(int(re.search(r"pid (\d+)", said)[1]))
     with pytest.raises(RuntimeError, match="cancelled"):
         await asyncio.wait_for(manager.ready, 5)
     manager.context.destroy(linger=0)
@@ -334,7 +335,7 @@ WAITING = """
 import json, os, sys
 with open(sys.argv[1]) as file:
     keys = json.load(file)
-print('registers at', keys['registration_port'], keys['kernel_id'], file=sys.stderr, flush=True)
+sys.stderr.write(f"registers at {keys['registration_port']} {keys['kernel_id']}\\n")
 import threading; threading.Event().wait()
 """
 
@@ -385,7 +386,12 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     starting = threading.Thread(target=start)
     starting.start()
     said = []
-    wait_until(lambda: said.append(capfd.readouterr().err) or "registers" in "".join(said), "start")
+    wait_until(
+        lambda: (
+            said.append(capfd.readouterr().err) or re.search(r"registers at .*\n", "".join(said))
+        ),
+        "start",
+    )
     port, kernel_id = "".join(said).split("registers at ")[1].split()[:2]
     key = manager.session.key.decode()
     stranger = context.socket(zmq.DEALER)
