@@ -196,7 +196,7 @@ class KernelApp:
     ) -> None:
         """Make the kernel and answer until it is told to shut down."""
         from . import serving  # imports ipykernel, as does this:
-        from .kernelbase import Session
+        from .session import Session
 
         config = serving.kernel_config(self.options.config)
         session = Session(

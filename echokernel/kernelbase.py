@@ -8,57 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import zmq
 from ipykernel.jsonutil import json_clean
 from ipykernel.kernelbase import Kernel as IPykernelKernel
-from jupyter_client.session import Session as ClientSession
 from tornado.ioloop import IOLoop
 from traitlets import default
 
-from .protocol.errors import MalformedMessage, WireError
-from .protocol.wire import PROTOCOL_VERSION
+from .interrupts import is_awaitable
+from .protocol.errors import WireError
+from .protocol.wire import PROTOCOL_VERSION, pack_json
 
 STDIN_CONNECT_TIME = 0.25
 """Seconds that a client's stdin channel may lag behind its shell channel."""
+
+STATUS = {state: pack_json({"execution_state": state}) for state in ("busy", "idle")}
 
 NO_FRONTEND = (
     "no input is possible: the frontend that sent this cell has left, or never opened its stdin"
     " channel"
 )
-
-
-class Session(ClientSession):
-    """jupyter_client's Session, whose headers name the protocol that this kernel speaks."""
-
-    def msg_header(self, msg_type: str) -> dict[str, Any]:
-        return {**super().msg_header(msg_type), "version": PROTOCOL_VERSION}
-
-    def read(self, frames: Sequence[bytes]) -> tuple[list[bytes], dict[str, Any]]:
-        """Return (identities, message) of a received message that is genuine (K4).
-
-        Raises:
-            WireError: no message, not signed with our key, or one that came before.
-        """
-        try:
-            identities, rest = self.feed_identities(list(frames))
-            message = self.deserialize(rest)
-        except Exception as error:  # whatever a stranger's bytes can make a parser raise
-            raise MalformedMessage(f"{error}") from error
-        for part in ("header", "parent_header", "metadata", "content"):
-            if not isinstance(message[part], dict):
-                raise MalformedMessage(f"{part} is not a JSON object")
-        if not isinstance(message["msg_type"], str) or not isinstance(message["msg_id"], str):
-            raise MalformedMessage("msg_type and msg_id must be strings")
-        return identities, message
 
 
 class Kernel(IPykernelKernel):
@@ -70,6 +46,10 @@ class Kernel(IPykernelKernel):
         for name in IPykernelKernel.control_msg_types
         if "subshell" not in name and name != "execute_request"
     ]
+
+    def __init__(self, **traits: Any) -> None:
+        self._topics: dict[str, bytes] = {}
+        super().__init__(**traits)
 
     abort_waiting: Callable[[], None] | None = None
     session: Any  # never None here
@@ -95,6 +75,19 @@ class Kernel(IPykernelKernel):
     def _no_shell_channel_thread(self) -> Any:
         # IPython's kernel asks it which thread runs user code.
         return SimpleNamespace(parent_thread=threading.main_thread())
+
+    def _topic(self, topic: str) -> bytes:
+        try:
+            return self._topics[topic]
+        except KeyError:
+            return self._topics.setdefault(topic, super()._topic(topic))
+
+    def _publish_status(
+        self, status: str, channel: str, parent: dict[str, Any] | None = None
+    ) -> None:
+        parent = parent or self.get_parent(channel)
+        content = STATUS.get(status) or {"execution_state": status}
+        self.session.send(self.iopub_socket, "status", content, parent, self._topic("status"))
 
     def start(self) -> None:
         """Get ready to be called by the channel loops (which replace ipykernel's streams).
@@ -145,7 +138,7 @@ class Kernel(IPykernelKernel):
         self._allow_stdin = arguments["allow_stdin"]
         try:
             reply = self.do_execute(**arguments)
-            if inspect.isawaitable(reply):
+            if is_awaitable(reply):
                 reply = await reply
             if not isinstance(reply, dict) or "status" not in reply:
                 raise TypeError(f"do_execute returned {reply!r}, not a dict with a 'status'")

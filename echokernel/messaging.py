@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import inspect
 import logging
 import sys
 import threading
@@ -21,7 +20,8 @@ import zmq
 from ipykernel.thread import CONTROL_THREAD_NAME
 from tornado.ioloop import IOLoop
 
-from .interrupts import Interrupts
+from . import multipart
+from .interrupts import Interrupts, is_awaitable
 from .kernelbase import Kernel, error_content, flush_streams
 from .streams import OutStream
 
@@ -51,6 +51,8 @@ class ChannelLoop:
         self._socket = router
         self._interrupts = interrupts
         self._log: logging.Logger = kernel.log
+        self._receive = multipart.receiver(router)
+        self._replies = _ReplySocket(router, interrupts)
         self._to_abort: collections.deque[list[bytes]] = collections.deque()
         self._abort_until = 0.0
         self._handlers: dict[str, Any] = getattr(kernel, f"{channel}_handlers")
@@ -75,18 +77,14 @@ class ChannelLoop:
         self._abort_until = time.monotonic() + self._kernel.stop_on_error_timeout
         with contextlib.suppress(zmq.Again):
             while True:
-                self._to_abort.append(self._socket.recv_multipart(zmq.NOBLOCK))
+                self._to_abort.append(self._receive())
 
     async def _drain(self) -> None:
         turn_ends = time.monotonic() + TURN
         while True:
             try:
                 aborting = bool(self._to_abort)
-                frames = (
-                    self._to_abort.popleft()
-                    if aborting
-                    else self._socket.recv_multipart(zmq.NOBLOCK)
-                )
+                frames = self._to_abort.popleft() if aborting else self._receive()
             except zmq.Again:
                 return
             await self._dispatch(frames, aborting or time.monotonic() < self._abort_until)
@@ -102,7 +100,7 @@ class ChannelLoop:
             if self._channel == "shell":
                 self._let_output_belong_to(message)
             # K4: every request, an unknown one too, stands between busy and idle.
-            kernel._publish_status("busy", self._channel)
+            kernel._publish_status("busy", self._channel, message)
         except Exception as error:
             # K4: bad signature, replayed, or no message at all (also one that cannot be named as
             # parent: NaN, a lone surrogate): dropped, logged, nothing else.
@@ -112,7 +110,7 @@ class ChannelLoop:
             await self._handle(identities, message, aborting)
         finally:
             flush_streams(self._log)
-            kernel._publish_status("idle", self._channel)
+            kernel._publish_status("idle", self._channel, message)
 
     def _let_output_belong_to(self, message: dict[str, Any]) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -130,26 +128,25 @@ class ChannelLoop:
         if handler is None and msg_type not in kernel.shell_handlers:
             self._log.warning("%s: unknown message type %r", self._channel, msg_type)
             return
-        reply_socket = _ReplySocket(self._socket, self._interrupts)
+        self._replies.used = False
         try:
-            if handler is None:
-                raise ValueError(f"{msg_type} is for the shell channel")
-            await self._call(handler, reply_socket, identities, message)
+            if self._interrupts is not None:
+                await self._interrupts.run(self._answer, handler, identities, message)
+            else:
+                await self._answer(handler, identities, message)
         except (Exception, KeyboardInterrupt) as error:
             self._log.error("%s: %s failed: %r", self._channel, msg_type, error)
-            if not reply_socket.used:
+            if not self._replies.used:
                 self._reply_error(identities, message, error)
 
-    async def _call(self, handler: Any, *arguments: Any) -> None:
-        async def call() -> None:
-            stream, identities, message = arguments
-            wanted = self._kernel.should_handle(stream, message, identities)
-            if await wanted if inspect.isawaitable(wanted) else wanted:
-                result = handler(*arguments)
-                if inspect.isawaitable(result):
-                    await result
-
-        await (self._interrupts.run(call) if self._interrupts is not None else call())
+    async def _answer(self, handler: Any, identities: list[bytes], message: dict[str, Any]) -> None:
+        if handler is None:
+            raise ValueError(f"{message['msg_type']} is for the shell channel")
+        wanted = self._kernel.should_handle(self._replies, message, identities)
+        if await wanted if is_awaitable(wanted) else wanted:
+            result = handler(self._replies, identities, message)
+            if is_awaitable(result):
+                await result
 
     def _reply_error(
         self, identities: list[bytes], message: dict[str, Any], error: BaseException
@@ -171,16 +168,22 @@ class _ReplySocket:
 
     def __init__(self, router: zmq.Socket[bytes], interrupts: Interrupts | None) -> None:
         self._socket = router
+        self._send = multipart.sender(router)
         self._interrupts = interrupts
         self.used = False
 
-    def send_multipart(self, frames: Sequence[Any], *args: Any, **options: Any) -> Any:
+    def send_multipart(
+        self, frames: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False
+    ) -> Any:
+        multipart.check(frames)
         # pyzmq lets Python's signal handlers run in every send: one that raises between two
         # frames leaves half a message, and the next reply is appended to it.
         if self._interrupts is not None:
             self._interrupts.shut()
         self.used = True
-        return self._socket.send_multipart(frames, *args, **options)
+        if track:
+            return self._socket.send_multipart(frames, flags, copy, track)
+        return self._send(frames, copy, flags)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)

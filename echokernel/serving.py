@@ -17,9 +17,10 @@ from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 from .channels import Channels
 from .interrupts import Interrupts
 from .iopub import IOPub
-from .kernelbase import Kernel, Session, serving_class
+from .kernelbase import Kernel, serving_class
 from .messaging import ChannelLoop, ControlThread
 from .protocol.errors import EchoKernelError
+from .session import Session
 from .streams import OutStream
 
 STOP_TIME = 1.0

@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from ipykernel.iostream import OutStream as IPykernelOutStream
-from jupyter_client.session import Session, extract_header
+from jupyter_client.session import extract_header
 
 from .iopub import IOPub
+from .session import Session
 
 FLUSH_INTERVAL = 0.05
 """Seconds for which lines that follow closely are gathered into one message."""
@@ -97,7 +98,7 @@ class OutStream(IPykernelOutStream):
             elif not self._timer_set:
                 self._timer_set = True
                 self._timers.call_soon_threadsafe(
-                    self._timers.call_later, FLUSH_INTERVAL, self.flush
+                    self._timers.call_later, FLUSH_INTERVAL, self._on_timer
                 )
         return len(string)
 
@@ -107,9 +108,9 @@ class OutStream(IPykernelOutStream):
 
     def flush(self) -> None:
         """Hand what was written to the IOPub thread."""
-        with self._lock:
-            self._timer_set = False
-            self._send_gathered()
+        if self._gathered:  # most often there is nothing, and a lock costs more than a look
+            with self._lock:
+                self._send_gathered()
 
     def close(self) -> None:
         self.flush()
@@ -128,6 +129,11 @@ class OutStream(IPykernelOutStream):
 
     def isatty(self) -> bool:
         return False
+
+    def _on_timer(self) -> None:
+        with self._lock:
+            self._timer_set = False
+            self._send_gathered()
 
     def _send_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []

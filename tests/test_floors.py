@@ -19,13 +19,16 @@ FLOORS = {
     0: "protocol protocol.errors",
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle",
     2: "protocol.handshake",
-    3: "channels comms files interrupts iopub kernelbase messaging parent registration"
-    " stderr_tail streams",
+    3: "channels comms files interrupts iopub kernelbase messaging multipart parent registration"
+    " session stderr_tail streams",
     4: "client command_line install kernel provisioner serving",
     5: "app conformance.*",
     6: "__init__ __main__",
 }
-KERNEL_SIDE = "app comms interrupts iopub kernel kernelbase messaging parent serving streams"
+KERNEL_SIDE = (
+    "app comms interrupts iopub kernel kernelbase messaging multipart parent serving"
+    " session streams"
+)  # fmt: skip
 LAUNCHER_SIDE = "client provisioner stderr_tail"
 BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"
 

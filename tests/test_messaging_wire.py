@@ -146,6 +146,7 @@ def not_genuine():
     yield "garbage", [b"\xff\x00" * 500]
     for name, header in {
         "a lone surrogate": {"msg_id": "\ud800", "msg_type": "kernel_info_request"},
+        "NaN in the header": {"msg_id": "x", "msg_type": "kernel_info_request", "n": float("nan")},
         "header is a list": [],
         "header is null": None,
         "header is empty": {},
