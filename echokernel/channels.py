@@ -27,11 +27,11 @@ A subscription is stored before anybody could check it: 10 MB topics cost 500-88
 drops a connection that sends more. Real topics have less than 100 bytes, heartbeats 4.
 """
 
-IOPUB_SEND_HWM = 100_000
+IOPUB_SEND_HWM = 110_000
 """Messages queued for one slow subscriber before libzmq drops for it (its default is 1,000).
 
-P3: a client that pauses for 10 s must not lose its outputs; a small message costs about 0.9 KB
-here, shared between the subscribers that wait for it.
+P3: a client that pauses for 10 s must not lose its outputs. Above the bound that `slow_readers`
+keeps, so that what is no output has room when output has none.
 """
 
 LINGER_MS = 1000

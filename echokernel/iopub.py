@@ -25,10 +25,20 @@ import zmq
 
 from . import multipart
 from .protocol import subscriptions
-from .protocol.wire import JsonObject, Message, Signer, header, pack_message
+from .protocol.wire import DELIMITER, JsonObject, Message, Signer, header, pack_json, pack_message
+from .slow_readers import LARGE, SlowReaders
+
+CONTROL_THREAD = "Control"
+"""Name of the thread that serves the control channel, by which ipykernel, too, tells it."""
 
 QUEUE_BOUND = 10_000
 """Messages that may wait for the owner; beyond, a sender waits until there is room."""
+
+LARGE_BOUND = 64 * 1024 * 1024
+"""Bytes of large messages that may wait likewise."""
+
+TICK = 0.1
+"""Seconds after which the owner looks at subscribers that did not read."""
 
 SUBSCRIPTIONS_AT_ONCE = 200
 """Subscriptions handled before the next output gets its turn."""
@@ -40,6 +50,7 @@ _POLLIN = int(zmq.POLLIN)
 class _Frames(NamedTuple):
     frames: Sequence[Any]
     copy: bool
+    size: int
 
 
 class _Token:
@@ -47,6 +58,7 @@ class _Token:
 
 
 _SUBSCRIPTIONS = _Token()  # the watcher saw something arrive
+_LOOK = _Token()  # nothing came for a while
 _STOP = _Token()
 
 
@@ -69,7 +81,7 @@ class IOPub:
         log: logging.Logger,
     ) -> None:
         self.socket = xpub
-        self._send = multipart.sender(xpub)
+        self._out = SlowReaders(xpub, self._notice, self._pause, log)
         self._signer = signer
         self._session = session
         self._status_topic = f"{topic}.status".encode()
@@ -78,10 +90,13 @@ class IOPub:
         self._heard_starting = False
         self._queue: queue.SimpleQueue[_Frames | _Token] = queue.SimpleQueue()
         self._room = threading.Event()
+        self._large = 0  # bytes in large messages in the queue
+        self._large_lock = threading.Lock()
         self._drained = threading.Event()
         self._owner = threading.Thread(target=self._own, name="IOPub", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="IOPub watch", daemon=True)
-        self._stopping = False
+        self._ending = False  # the owner, and then
+        self._stopping = False  # the watcher
         self._stop_writer, self._stop_reader = socket.socketpair()
 
     def start(self) -> None:
@@ -93,6 +108,7 @@ class IOPub:
         """Send what is queued, then stop; the socket belongs to the caller again."""
         if not self._owner.is_alive():
             return
+        self._ending = True
         self._queue.put(_STOP)
         self._owner.join()
         self._stopping = True
@@ -111,26 +127,49 @@ class IOPub:
         Raises:
             TypeError: ``frames`` are no message.
         """
-        multipart.check(frames)
-        while self._queue.qsize() > QUEUE_BOUND and self._owner.is_alive():
-            self._room.clear()
-            self._room.wait(0.05)
-        self._queue.put(_Frames(frames, copy))
+        size = multipart.check(frames)
+        if self._queue.qsize() > QUEUE_BOUND or self._large > LARGE_BOUND:
+            self._wait_for_room()
+        if size >= LARGE:
+            self._count_large(size)
+        self._queue.put(_Frames(frames, copy, size))
 
     def send(self, frame: Any, flags: int = 0, copy: bool = True, track: bool = False) -> None:
         """Queue a message of one frame."""
         self.send_multipart([frame], flags, copy, track)
 
+    def _wait_for_room(self) -> None:
+        # Not the control thread: a kernel whose output nobody takes can still be interrupted.
+        if threading.current_thread().name == CONTROL_THREAD:
+            return
+        while self._is_crowded(1) and self._owner.is_alive():
+            self._room.clear()
+            self._room.wait(0.05)
+
+    def _is_crowded(self, share: float) -> bool:
+        return self._queue.qsize() > QUEUE_BOUND * share or self._large > LARGE_BOUND * share
+
+    def _count_large(self, size: int) -> None:
+        with self._large_lock:
+            self._large += size
+
     # --- the owner thread ----------------------------------------------------------------
 
     def _own(self) -> None:
         while True:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=TICK if self._out.dropping else None)
+            except queue.Empty:
+                item = _LOOK
             if item is _STOP:
                 return
             try:
                 if isinstance(item, _Frames):
-                    self._send(item.frames, item.copy)
+                    if item.size >= LARGE:
+                        self._count_large(-item.size)
+                    self._out.publish(item.frames, item.copy, item.size)
+                elif item is _LOOK:
+                    self._out.look()
                 if self.socket.getsockopt(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
                     self._receive_subscriptions()
             except Exception:
@@ -140,23 +179,25 @@ class IOPub:
             finally:
                 if item is _SUBSCRIPTIONS:
                     self._drained.set()
-                if not self._room.is_set() and self._queue.qsize() <= QUEUE_BOUND // 2:
+                if not self._room.is_set() and not self._is_crowded(0.5):
                     self._room.set()
 
     def _receive_subscriptions(self) -> None:
         for _ in range(SUBSCRIPTIONS_AT_ONCE):
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self._receive(frames)
         self._queue.put(_SUBSCRIPTIONS)
 
-    def _receive(self, frames: Sequence[bytes]) -> None:
-        event = subscriptions.parse(frames)
+    def _receive(self, frames: Sequence[zmq.Frame]) -> None:
+        event = subscriptions.parse([frame.bytes for frame in frames])
         if isinstance(event, subscriptions.Malformed):
             self._log.warning("IOPub: ignored what is no subscription: %s", event.why)
             return
+        if isinstance(event, subscriptions.Subscribed):
+            self._out.joined(event.topic, _descriptor(frames[0]))
         # W2: every reported subscription with a UTF-8 topic is welcomed.
         content = subscriptions.welcome_content(event)
         if content is None or not isinstance(event, subscriptions.Subscribed):
@@ -174,7 +215,23 @@ class IOPub:
             )
 
     def _publish(self, message: Message) -> None:
-        self._send(pack_message(message, self._signer))
+        self._out.send_at_once(pack_message(message, self._signer))
+
+    def _notice(self, text: str, about: Sequence[bytes]) -> list[bytes]:
+        """Return a message to stderr, belonging to the request that ``about`` belongs to."""
+        parts = [
+            pack_json(self._header("stream")),
+            bytes(about[list(about).index(DELIMITER) + 3]) if DELIMITER in about else b"{}",
+            b"{}",
+            pack_json({"name": "stderr", "text": text}),
+        ]
+        return [b"stream.stderr", DELIMITER, self._signer.sign(parts), *parts]
+
+    def _pause(self) -> bool:
+        """Serve subscriptions for a moment; tell whether there is time for another."""
+        if self.socket.poll(10):
+            self._receive_subscriptions()
+        return not self._ending
 
     def _header(self, msg_type: str) -> JsonObject:
         return header(
@@ -198,3 +255,11 @@ class IOPub:
                     return
                 self._queue.put(_SUBSCRIPTIONS)
                 self._drained.wait()
+
+
+def _descriptor(frame: zmq.Frame) -> int | None:
+    """Return the descriptor of the connection that ``frame`` came over; None without one."""
+    try:
+        return int(frame.get("__fd"))
+    except (zmq.ZMQError, ValueError):
+        return None

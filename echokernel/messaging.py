@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import zmq
-from ipykernel.thread import CONTROL_THREAD_NAME
 from tornado.ioloop import IOLoop
 
 from . import multipart
 from .interrupts import Interrupts, is_awaitable
+from .iopub import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams
 from .streams import OutStream
 
@@ -196,8 +196,7 @@ class ControlThread(threading.Thread):
     """
 
     def __init__(self) -> None:
-        # ipykernel's get_parent() knows the control thread by this name.
-        super().__init__(name=CONTROL_THREAD_NAME, daemon=True)
+        super().__init__(name=CONTROL_THREAD, daemon=True)
         self.loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
 

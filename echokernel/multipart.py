@@ -15,13 +15,15 @@ _SNDMORE = int(zmq.SNDMORE)  # plain numbers: `|` of zmq's enumerations costs a 
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
-def check(frames: Sequence[Any]) -> None:
-    """Raise TypeError if ``frames`` are no message: found out later, half of it would be sent."""
+def check(frames: Sequence[Any]) -> int:
+    """Return the number of bytes in ``frames``.
+
+    Raises:
+        TypeError: they are no message. Found out later, half of it would be sent.
+    """
     if not frames:
         raise TypeError("a message has one frame at least")
-    for frame in frames:
-        if type(frame) is not bytes:
-            memoryview(frame)
+    return sum([len(f) if type(f) is bytes else memoryview(f).nbytes for f in frames])
 
 
 def sender(socket: zmq.Socket[bytes]) -> Callable[..., None]:

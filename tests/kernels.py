@@ -99,6 +99,18 @@ class DoingKernel(Kernel):
         for number in range(int(count)):
             print(number, flush=True)
 
+    def display_many(self, how):
+        """``count [size]``: numbered displays of ``size`` bytes."""
+        count, _, size = how.partition(" ")
+        padding = "x" * int(size or 1)
+        for number in range(int(count)):
+            content = {"data": {"text/plain": f"{number} {padding}"}, "metadata": {}}
+            self.send_response(self.iopub_socket, "display_data", content)
+
+    def tell_a_comm(self, text):
+        content = {"comm_id": "c", "data": {"text": text}}
+        self.send_response(self.iopub_socket, "comm_msg", content)
+
     def child(self, seconds):
         print("asleep", flush=True)
         subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)

@@ -20,14 +20,14 @@ FLOORS = {
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle",
     2: "protocol.handshake",
     3: "channels comms files interrupts iopub kernelbase messaging multipart parent registration"
-    " session stderr_tail streams",
+    " session slow_readers stderr_tail streams",
     4: "client command_line install kernel provisioner serving",
     5: "app conformance.*",
     6: "__init__ __main__",
 }
 KERNEL_SIDE = (
     "app comms interrupts iopub kernel kernelbase messaging multipart parent serving"
-    " session streams"
+    " session slow_readers streams"
 )  # fmt: skip
 LAUNCHER_SIDE = "client provisioner stderr_tail"
 BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"

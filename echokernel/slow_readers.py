@@ -1,0 +1,276 @@
+"""What becomes of output when a subscriber does not read it (SPEC P3).
+
+ZeroMQ keeps a queue for each subscriber, tells nobody how long they are, and when one is full
+drops for that subscriber whatever comes next, the idle status too. So here we count what the
+slowest of them has yet to be sent (`Backlog`), and within a bound nothing is lost. Beyond it
+(`SlowReaders`) everybody waits, as long as that subscriber reads. If it does not, it loses output;
+what is said of requests it does not lose. Both belong to IOPub's own thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import zmq
+
+from . import multipart
+from .protocol.wire import DELIMITER
+
+BACKLOG_MESSAGES = 100_000
+"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait."""
+
+BACKLOG_BYTES = 256 * 1024 * 1024
+"""Bytes that a subscriber may be behind."""
+
+MISSED = 10_000
+"""Status messages that are kept for a subscriber that ZeroMQ drops everything for."""
+
+PATIENCE = 3.0
+"""Seconds without progress, beyond the bound, after which a subscriber is said not to read."""
+
+LARGE = 64 * 1024
+"""Bytes of a message that is not sent to anybody when only the number can be bounded."""
+
+LEAST_HWM = 1_000
+"""Messages that any subscriber may be behind while another's queue is closed."""
+
+OUTPUT = {"stream", "display_data", "update_display_data", "execute_result"}
+"""Types of messages that are dropped first."""
+
+_SEGMENT_MESSAGES = 500
+_SEGMENT_BYTES = 1024 * 1024
+_LOOK_AGAIN = 0.05  # seconds
+
+
+class _Segment(NamedTuple):
+    messages: int
+    size: int
+    tracker: Any
+
+
+class Backlog:
+    """Sends, and counts what the slowest subscriber has not been sent yet.
+
+    The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
+    it any more, and those before it went out earlier.
+
+    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`.
+    """
+
+    def __init__(self, xpub: zmq.Socket[bytes]) -> None:
+        self._send = multipart.sender(xpub)
+        self._segments: list[_Segment] = []
+        self._open_messages = 0
+        self._open_size = 0
+        self.messages = 0
+        self.size = 0
+
+    def send(self, frames: Sequence[Any], copy: bool, size: int) -> None:
+        self._open_messages += 1
+        self._open_size += size
+        if self._open_messages < _SEGMENT_MESSAGES and self._open_size < _SEGMENT_BYTES:
+            self._send(frames, copy)
+            return
+        last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
+        self._send([*frames[:-1], last], False)
+        self._segments.append(_Segment(self._open_messages, self._open_size, last.tracker))
+        self._open_messages = self._open_size = 0
+        self.look()
+
+    def look(self) -> None:
+        """Count anew."""
+        self._segments = [segment for segment in self._segments if not segment.tracker.done]
+        self.messages = sum(segment.messages for segment in self._segments)
+        self.size = sum(segment.size for segment in self._segments)
+
+    def within(self, share: float) -> bool:
+        """Tell whether it is no longer than that share of what it may be."""
+        return self.messages <= BACKLOG_MESSAGES * share and self.size <= BACKLOG_BYTES * share
+
+
+class SlowReaders:
+    """Publishes within the bound; beyond it, decides what is dropped, and says so.
+
+    Args:
+        xpub: the IOPub socket.
+        notice: makes the frames of a ``stream`` message of a text, for the request that the
+            given message belongs to.
+        pause: waits a moment, and serves subscriptions meanwhile; False: wait no more.
+    """
+
+    def __init__(
+        self,
+        xpub: zmq.Socket[bytes],
+        notice: Callable[[str, Sequence[bytes]], Sequence[bytes]],
+        pause: Callable[[], bool],
+        log: logging.Logger,
+    ) -> None:
+        self._socket = xpub
+        self._open_hwm = xpub.sndhwm  # beyond the bound: a reserve for what is no output
+        self._backlog = Backlog(xpub)
+        self._subscribers = Subscribers()
+        self._notice = notice
+        self._pause = pause
+        self._log = log
+        self.dropping = False
+        self._closed = False  # to who does not read: ZeroMQ drops everything for it, and only it
+        self._lost = 0
+        self._example: Sequence[bytes] = []  # a message that was lost
+        self._missed: collections.deque[Sequence[bytes]] = collections.deque(maxlen=MISSED)
+        self._looked_at = 0.0
+
+    def joined(self, topic: bytes, descriptor: int | None) -> None:
+        """Somebody subscribed, over the connection ``descriptor``."""
+        if descriptor is not None and b"stream".startswith(topic[:6]):
+            self._subscribers.add(descriptor)
+            if self.dropping:
+                self._close_queue()  # who has just come must not go without
+
+    def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
+        """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
+        if not self.dropping and not self._backlog.within(1):
+            self._wait(frames)
+        if not self.dropping or self._may_pass(frames, size):
+            self._backlog.send(frames, copy, size)
+
+    def send_at_once(self, frames: Sequence[bytes]) -> None:
+        """Send what is no output, whoever does not read."""
+        self._backlog.send(frames, True, multipart.check(frames))
+
+    def look(self) -> None:
+        """While messages are dropped: see whether that is over."""
+        self._looked_at = time.monotonic()
+        self._backlog.look()
+        # A queue that was closed opens when it has been emptied; a catch-up would be lost before.
+        if self._backlog.within(0 if self._closed else 0.5):
+            self._recover()
+
+    def _wait(self, frames: Sequence[bytes]) -> None:
+        """Return when there is room again, or when the slowest subscriber does not read."""
+        self._subscribers.somebody_reads()  # since now
+        behind, deadline = self._backlog.messages, time.monotonic() + PATIENCE
+        while not self._backlog.within(1):
+            if time.monotonic() > deadline:
+                self._give_up(frames)
+                return
+            if not self._pause():
+                return
+            self._backlog.look()
+            if self._backlog.messages < behind:
+                behind, deadline = self._backlog.messages, time.monotonic() + PATIENCE
+
+    def _give_up(self, frames: Sequence[bytes]) -> None:
+        self.dropping, self._lost, self._example = True, 0, frames
+        self._log.warning(
+            "IOPub: a subscriber does not read and is %d messages (%d MB) behind: output to it"
+            " is dropped until it reads again",
+            self._backlog.messages,
+            self._backlog.size // 1_000_000,
+        )
+        # It still has room for this, and will find it where the gap begins.
+        self._tell("a client has stopped reading; output that is not sent to it is lost from here")
+        if self._subscribers.somebody_reads():
+            self._close_queue()
+
+    def _may_pass(self, frames: Sequence[bytes], size: int) -> bool:
+        if time.monotonic() > self._looked_at + _LOOK_AGAIN:
+            self.look()
+            if not self.dropping:
+                return True
+            if not self._closed and self._subscribers.somebody_reads():
+                self._close_queue()
+        msg_type = type_of(frames)
+        if self._closed:
+            self._lost += 1
+            if msg_type == "status":
+                self._missed.append(frames)
+            return size < LARGE or self._backlog.size < BACKLOG_BYTES
+        if msg_type in OUTPUT:
+            self._lost += 1
+            return False
+        return True
+
+    def _close_queue(self) -> None:
+        """Let ZeroMQ drop for who does not read, so that the others lose nothing."""
+        self._closed = True
+        self._socket.sndhwm = max(LEAST_HWM, self._backlog.messages)
+
+    def _recover(self) -> None:
+        self.dropping = self._closed = False
+        self._socket.sndhwm = self._open_hwm
+        # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
+        while self._missed:
+            self.send_at_once(self._missed.popleft())
+        self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
+        self._tell(f"{self._lost} messages were not sent to a client that had stopped reading")
+
+    def _tell(self, text: str) -> None:
+        self.send_at_once(self._notice(f"[echokernel] {text}\n", self._example))
+
+
+class Subscribers:
+    """The connections of those who hear output, to see whether any of them reads.
+
+    The descriptors are ZeroMQ's; it may have closed one and the system given it to somebody
+    else. So nothing is ever written to one, and it counts only while its peer is the same.
+    """
+
+    def __init__(self) -> None:
+        self._peers: dict[int, Any] = {}
+        self._unsent: dict[int, int] = {}
+
+    def add(self, descriptor: int) -> None:
+        self._peers[descriptor] = _peer(descriptor)
+
+    def somebody_reads(self) -> bool:
+        """Tell whether what was sent has reached somebody's process since the last call."""
+        if sys.platform == "win32":
+            return True  # nobody to ask
+        before, self._unsent = self._unsent, {}
+        for descriptor, peer in list(self._peers.items()):
+            if peer is None or _peer(descriptor) != peer:
+                del self._peers[descriptor]
+                continue
+            self._unsent[descriptor] = _unsent(descriptor)
+        return any(
+            unsent == 0 or unsent != before.get(descriptor, unsent)
+            for descriptor, unsent in self._unsent.items()
+        )
+
+
+def type_of(frames: Sequence[Any]) -> str:
+    """Return the ``msg_type`` of a message; empty if it is none."""
+    try:
+        header = json.loads(bytes(frames[list(frames).index(DELIMITER) + 2]))
+        return str(header["msg_type"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _peer(descriptor: int) -> Any:
+    """Return the address of the other end; None if ``descriptor`` is no connection."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            return connection.getpeername()
+    except OSError:
+        return None
+
+
+def _unsent(descriptor: int) -> int:
+    """Return the bytes that the other end's system has not taken yet."""
+    import fcntl  # not on Windows
+    import termios
+
+    try:
+        answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

@@ -1,0 +1,150 @@
+"""P3: a subscriber that does not read: what it keeps, what it loses, and what others notice."""
+
+import collections
+import threading
+
+import psutil
+import pytest
+import zmq
+from conftest import start_classic
+from harness import DEADLINE, IDLE, Client, parse, receive, url
+from test_messaging_wire import KERNELS
+
+MORE_THAN_THE_BOUND = 130_000
+MB = 1_000_000
+
+
+@pytest.fixture
+def kernel(context, tmp_path, start):
+    """A kernel that floods on demand, and a client that hears only of requests' replies."""
+    process = []
+
+    def start_kernel(path, *arguments):
+        words = ("--kernel-class", "kernels:DoingKernel", *arguments)
+        process.append(start(path, *words, **KERNELS))
+
+    made = Client(context, start_classic(tmp_path, start_kernel), topics=())
+    made.process = process[0]
+    yield made
+    made.close()
+
+
+def run(client, code):
+    """Execute; return the request's id as soon as it is answered."""
+    msg_id = client.execute(code)
+    assert client.reply(msg_id, timeout=3 * DEADLINE)["content"]["status"] == "ok"
+    return msg_id
+
+
+class Reader:
+    """A subscriber to everything, that counts what it has read."""
+
+    def __init__(self, client):
+        self.socket = client._context.socket(zmq.SUB)
+        self.socket.rcvhwm = 10
+        self.socket.subscribe(b"")
+        self.socket.connect(url(client.connection, "iopub"))
+        assert parse(receive(self.socket), client.key)["msg_type"] == "iopub_welcome"
+        self.key = client.key
+        self.idle = set()
+        self.comms = []
+        self.notices = []
+        self._displays = collections.Counter()
+
+    def displays(self, msg_id):
+        """Return how many displays of a request were read."""
+        return sum(n for parent, n in self._displays.items() if msg_id.encode() in parent)
+
+    def read_until_idle(self, msg_id):
+        """Read until the request ``msg_id`` is said to be done."""
+        while msg_id not in self.idle:
+            self.read()
+
+    def read_until_told_the_loss(self):
+        """Read until a second notice; return what both say."""
+        while len(self.notices) < 2:
+            self.read()
+        return self.notices
+
+    def read(self):
+        frames = receive(self.socket)
+        header, parent_header = frames[-4], frames[-3]
+        if b'"display_data"' in header:  # a hundred thousand of them: not worth a look
+            self._displays[parent_header] += 1
+            return
+        got = parse(frames, self.key)
+        parent = got["parent_header"].get("msg_id")
+        if got["msg_type"] == "comm_msg":
+            self.comms.append(got["content"]["data"]["text"])
+        elif got["content"].get("name") == "stderr":
+            self.notices.append((parent, got["content"]["text"]))
+        elif (got["msg_type"], got["content"]) == IDLE:
+            self.idle.add(parent)
+
+
+def test_who_pauses_loses_nothing(kernel):
+    """P3: within the bound."""
+    sleeper = Reader(kernel)
+    msg_id = run(kernel, "display_many 50000")
+    sleeper.read_until_idle(msg_id)
+    assert sleeper.displays(msg_id) == 50_000
+    assert sleeper.notices == []
+
+
+def test_who_never_reads_loses_output_and_nothing_else(kernel):
+    """P3: beyond the bound; what is said of requests and of comms still has room."""
+    sleeper = Reader(kernel)
+    flood = run(kernel, f"display_many {MORE_THAN_THE_BOUND}")
+    later = [run(kernel, f"tell_a_comm {number}") for number in range(20)]
+    sleeper.read_until_idle(later[-1])
+    assert 90_000 < sleeper.displays(flood) < 110_000
+    assert {flood, *later} <= sleeper.idle
+    assert sleeper.comms == [str(number) for number in range(20)]
+    (parent, begins), (_, ends) = sleeper.read_until_told_the_loss()
+    assert parent == flood
+    assert "stopped reading" in begins
+    assert f"{MORE_THAN_THE_BOUND - sleeper.displays(flood)} messages were not sent" in ends
+    # It is as good as new.
+    again = run(kernel, "display_many 10")
+    sleeper.read_until_idle(again)
+    assert sleeper.displays(again) == 10
+    lost = MORE_THAN_THE_BOUND - sleeper.displays(flood)
+    kernel.send("shutdown_request", {"restart": False}, "control")
+    log = kernel.process.end()[1].splitlines()
+    assert "a subscriber does not read" in log[0]
+    assert f"{lost} messages were lost to a subscriber" in log[1]
+    assert len(log) == 2
+
+
+def test_others_lose_nothing(kernel):
+    """P3: the loss is only his who does not read; and what he must know reaches him later."""
+    sleeper, reader = Reader(kernel), Reader(kernel)
+    flood = kernel.execute(f"display_many {MORE_THAN_THE_BOUND}")
+    reading = threading.Thread(target=reader.read_until_idle, args=(flood,))
+    reading.start()
+    assert kernel.reply(flood, timeout=3 * DEADLINE)["content"]["status"] == "ok"
+    reading.join(3 * DEADLINE)
+    assert reader.displays(flood) == MORE_THAN_THE_BOUND
+    later = [run(kernel, f"display_many {number}") for number in range(20)]
+    reader.read_until_idle(later[-1])
+    assert [reader.displays(msg_id) for msg_id in later] == list(range(20))
+    sleeper.read_until_idle(later[-1])
+    assert 90_000 < sleeper.displays(flood) < 110_000
+    assert {flood, *later} <= sleeper.idle
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_memory_is_bounded(others, kernel):
+    """P3: 800 MB of output that somebody does not read."""
+    sleeper, readers = Reader(kernel), [Reader(kernel) for _ in range(others)]
+    process = psutil.Process(kernel.process.pid)
+    before = process.memory_info().rss
+    flood = kernel.execute(f"display_many 800 {MB}")
+    for reader in readers:
+        reader.read_until_idle(flood)
+    assert kernel.reply(flood, timeout=3 * DEADLINE)["content"]["status"] == "ok"
+    assert process.memory_info().rss - before < 450 * MB
+    after = run(kernel, "tell_a_comm after")
+    sleeper.read_until_idle(after)
+    assert flood in sleeper.idle
+    assert 200 < sleeper.displays(flood) < 400
