@@ -8,6 +8,7 @@ been told. The app owns the event loop, the process's signals and what must be c
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import logging
 import os
@@ -198,6 +199,8 @@ class KernelApp:
         from . import serving  # imports ipykernel, as does this:
         from .session import Session
 
+        if self.options.switch_interval is not None:
+            sys.setswitchinterval(self.options.switch_interval)
         config = serving.kernel_config(self.options.config)
         session = Session(
             session=self.session_id,
@@ -207,7 +210,15 @@ class KernelApp:
             config=config,
         )
         facts = {"config": config, "log": log, "ident": self.ident}
-        serving.serve(kernel_class, facts, session, bound, iopub, self.ending_signals)
+        serving.serve(
+            kernel_class,
+            facts,
+            session,
+            bound,
+            iopub,
+            self.ending_signals,
+            capture_output=self.options.capture_fd_output,
+        )
 
 
 def load(kernel_class: str | type) -> type[Any]:
@@ -264,7 +275,13 @@ def _beat(heartbeat: zmq.Socket[bytes]) -> None:
 
 def _log_to_stderr(level: str) -> None:
     """Log to the process's stderr, where the launcher reads it; not to the frontend."""
-    handler = logging.StreamHandler(sys.__stderr__)
+    stderr: Any = sys.__stderr__
+    if stderr is not None:
+        # The descriptor itself will be captured for the frontend.
+        copy = os.dup(stderr.fileno())
+        stderr = open(copy, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 (stays)
+        faulthandler.enable(stderr)  # a crash says there where it happened
+    handler = logging.StreamHandler(stderr)
     handler.setFormatter(logging.Formatter("[echokernel] %(levelname)s %(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(level)

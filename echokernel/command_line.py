@@ -21,6 +21,8 @@ class Options:
     port_range: range | None
     handshake_timeout: float
     log_level: str
+    capture_fd_output: bool
+    switch_interval: float | None
     config: list[str]
 
 
@@ -45,6 +47,13 @@ def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> 
                         help="how long to wait for the receipt (default: %(default)g)")  # fmt: skip
     parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING",
                         "ERROR", "CRITICAL"], type=str.upper, help="default: WARNING")  # fmt: skip
+    parser.add_argument("--capture-fd-output", default=True,
+                        action=argparse.BooleanOptionalAction,
+                        help="publish what C code and child processes write to stdout and"
+                        " stderr")  # fmt: skip
+    parser.add_argument("--switch-interval", type=_seconds, metavar="SECONDS",
+                        help="how long a thread that computes keeps others waiting, for the whole"
+                        " process (default: Python's, 0.005)")  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     known, config = parser.parse_known_args(argv)
     for word in config:

@@ -88,6 +88,7 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
+        self._owner = os.getpid()
         # Reentrant: a signal handler may remove them while the main thread adds one.
         self._lock = threading.RLock()
 
@@ -102,7 +103,9 @@ class Leftovers:
             self._paths.discard(str(path))
 
     def remove(self) -> None:
-        """Remove them now."""
+        """Remove them now; not if a child that user code forked asks, e.g. killed by SIGTERM."""
+        if os.getpid() != self._owner:
+            return
         with self._lock:
             for path in self._paths:
                 with contextlib.suppress(OSError):

@@ -12,9 +12,11 @@ thread sees to it that it is delivered (`Interrupts.install`).
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from types import FrameType
 from typing import Any
@@ -50,6 +52,8 @@ class Interrupts:
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._on_sigint)
+        if hasattr(os, "register_at_fork"):
+            _Forks(weakref.ref(self), [signal.SIGINT, *self._ending])
         main = asyncio.get_running_loop()
         watcher.call_soon_threadsafe(self._watch, watcher, main, self._unhandled)
 
@@ -126,6 +130,37 @@ class Interrupts:
     def _wake(self) -> None:
         if self._pending and self._task is not None:
             self._task.cancel()
+
+
+class _Forks:
+    """Lets a forked child leave its parent's sockets alone.
+
+    Else a SIGTERM that ends the child would write to them, and the parent's watcher would have it
+    delivered to the parent, too. One that comes too early waits until the child has let go.
+    """
+
+    def __init__(self, interrupts: weakref.ref[Interrupts], signals: Sequence[int]) -> None:
+        self._interrupts = interrupts
+        self._signals = signals
+        self._forking = threading.local()
+        os.register_at_fork(
+            before=self._before,
+            after_in_parent=self._unblock,
+            after_in_child=self._in_child,
+        )
+
+    def _before(self) -> None:
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+
+    def _in_child(self) -> None:
+        interrupts = self._interrupts()
+        if interrupts is not None and interrupts._unhandled is not None:
+            signal.set_wakeup_fd(-1)
+            interrupts._unhandled = None
+        self._unblock()
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
 
 
 def is_awaitable(value: Any) -> bool:

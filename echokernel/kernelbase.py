@@ -25,6 +25,7 @@ from traitlets import default
 from .interrupts import is_awaitable
 from .protocol.errors import WireError
 from .protocol.wire import PROTOCOL_VERSION, pack_json
+from .streams import OutStream
 
 STDIN_CONNECT_TIME = 0.25
 """Seconds that a client's stdin channel may lag behind its shell channel."""
@@ -89,6 +90,13 @@ class Kernel(IPykernelKernel):
         content = STATUS.get(status) or {"execution_state": status}
         self.session.send(self.iopub_socket, "status", content, parent, self._topic("status"))
 
+    def send_response(self, stream: Any, *arguments: Any, **options: Any) -> Any:
+        if stream is self.iopub_socket:
+            for printed in (sys.stdout, sys.stderr):
+                if isinstance(printed, OutStream):
+                    printed.send_gathered()  # what was printed before is shown before
+        return super().send_response(stream, *arguments, **options)
+
     def start(self) -> None:
         """Get ready to be called by the channel loops (which replace ipykernel's streams).
 
@@ -126,7 +134,6 @@ class Kernel(IPykernelKernel):
         accepted = self._do_exec_accepted_params
         arguments |= {name: value for name, value in given.items() if accepted[name]}
         reply = json_clean(await self._run_cell(arguments))
-        flush_streams(self.log)
         metadata = self.finish_metadata(parent, metadata, reply)
         if reply["status"] == "error" and not silent and content.get("stop_on_error", True):
             # Before the reply: a client that has it may send a cell that must run.
@@ -150,6 +157,7 @@ class Kernel(IPykernelKernel):
                 self.log.exception("do_execute raised")
             failure = error_content(error)
             if not arguments["silent"]:
+                flush_streams(self.log)
                 self.send_response(self.iopub_socket, "error", failure)
             return {"status": "error", "execution_count": self.execution_count, **failure}
         finally:

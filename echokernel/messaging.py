@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -50,6 +51,7 @@ class ChannelLoop:
         self._channel = channel
         self._socket = router
         self._interrupts = interrupts
+        self._pid = os.getpid()
         self._log: logging.Logger = kernel.log
         self._receive = multipart.receiver(router)
         self._replies = _ReplySocket(router, interrupts)
@@ -109,6 +111,8 @@ class ChannelLoop:
         try:
             await self._handle(identities, message, aborting)
         finally:
+            if os.getpid() != self._pid:
+                _end_child()
             flush_streams(self._log)
             kernel._publish_status("idle", self._channel, message)
 
@@ -161,6 +165,17 @@ class ChannelLoop:
                 parent=message,
                 ident=identities,
             )
+
+
+def _end_child() -> None:
+    """End a child that user code forked and that did not end itself.
+
+    It would serve on its parent's sockets; and it shares the parent's epoll: when its event loop
+    is closed, the parent hears nothing any more.
+    """
+    error = sys.exc_info()[1]
+    code = error.code if isinstance(error, SystemExit) else error and 1
+    os._exit(code if isinstance(code, int) else code is not None)
 
 
 class _ReplySocket:

@@ -14,6 +14,7 @@ from typing import Any
 
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
+from .capture import capture
 from .channels import Channels
 from .interrupts import Interrupts
 from .iopub import IOPub
@@ -22,6 +23,8 @@ from .messaging import ChannelLoop, ControlThread
 from .protocol.errors import EchoKernelError
 from .session import Session
 from .streams import OutStream
+
+STREAMS = ("stdout", "stderr")
 
 STOP_TIME = 1.0
 """Seconds that a cell may go on after the shutdown, if it does not mind being cancelled."""
@@ -34,6 +37,7 @@ def serve(
     bound: Channels,
     iopub: IOPub,
     ending_signals: Sequence[int] = (),
+    capture_output: bool = True,
 ) -> None:
     """Make a kernel and answer its requests until it is told to shut down.
 
@@ -44,15 +48,19 @@ def serve(
         bound: the channels; their sockets are in use until this returns.
         iopub: publishes; started.
         ending_signals: signals whose handlers end the process.
+        capture_output: whether what is written to the process's stdout and stderr is published.
     """
     with ExitStack() as at_exit:
         loop = asyncio.SelectorEventLoop()  # not Windows' other one: zmq needs add_reader
         at_exit.callback(loop.close)
         asyncio.set_event_loop(loop)
+        captured = {name: capture(name) if capture_output else None for name in STREAMS}
+        for each in filter(None, captured.values()):
+            at_exit.callback(each.close)
         control_thread = ControlThread()
         at_exit.callback(control_thread.stop)
-        for name in ("stdout", "stderr"):
-            stream = OutStream(session, iopub, name, control_thread.loop)
+        for name in STREAMS:
+            stream = OutStream(session, iopub, name, control_thread.loop, captured[name])
             at_exit.callback(stream.close)
             at_exit.enter_context(_replaced(name, stream))
         interrupts = at_exit.enter_context(contextlib.closing(Interrupts(ending_signals)))

@@ -1,23 +1,28 @@
 """``sys.stdout`` and ``sys.stderr`` of a kernel: what is printed becomes ``stream`` messages.
 
 The first line goes out at once, what follows within `FLUSH_INTERVAL` goes out together, and
-``flush`` never waits for another thread: the IOPub queue keeps the order.
+``flush`` never waits for another thread: the IOPub queue keeps the order. What others write to the
+process's descriptor (`capture`) takes its place among it, the prints of forked children too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import io
+import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 from ipykernel.iostream import OutStream as IPykernelOutStream
 from jupyter_client.session import extract_header
 
+from .capture import Capture
 from .iopub import IOPub
 from .session import Session
 
@@ -32,11 +37,17 @@ class OutStream(IPykernelOutStream):
         session: packs and signs.
         iopub: publishes.
         name: ``"stdout"`` or ``"stderr"``.
-        timers: loop of a thread that stays free, for the delayed flush.
+        timers: loop of a thread that stays free, for the delayed flush; it will run soon.
+        capture: of the stream's descriptor, if there is one.
     """
 
     def __init__(
-        self, session: Session, iopub: IOPub, name: str, timers: asyncio.AbstractEventLoop
+        self,
+        session: Session,
+        iopub: IOPub,
+        name: str,
+        timers: asyncio.AbstractEventLoop,
+        capture: Capture | None = None,
     ) -> None:
         # ipykernel's own __init__ wants its IOPub thread; all that it sets up is replaced here.
         io.TextIOBase.__init__(self)
@@ -51,6 +62,12 @@ class OutStream(IPykernelOutStream):
         self._sent_at = 0.0
         self._parent: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("parent")
         self._last_parent: dict[str, Any] = {}
+        self._capture = capture
+        if capture is not None:
+            timers.call_soon_threadsafe(timers.add_reader, capture.reader, self._take_captured)
+        self._is_copy = False  # in a forked child
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=functools.partial(_become_copy, weakref.ref(self)))
 
     def __del__(self) -> None:
         """Nothing to give back (ipykernel's would stop a pipe that is not there)."""
@@ -85,21 +102,18 @@ class OutStream(IPykernelOutStream):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         if self._iopub is None:
             raise ValueError("I/O operation on closed file")
-        parent = self.parent_header
+        if self._is_copy:
+            os.write(self.fileno(), string.encode("utf-8", "replace"))
+            return len(string)
         with self._lock:
-            if self._gathered and self._gathered[-1][0] is parent:
-                self._gathered[-1][1].append(string)
-            else:
-                self._gathered.append((parent, [string]))
+            if self._capture is not None and (text := self._capture.read()):
+                self._gather(text)  # it was written before
+            self._gather(string)
             # print() writes its line in two pieces: only a finished line goes out at once.
-            at_once = string.endswith("\n") and time.monotonic() > self._sent_at + FLUSH_INTERVAL
-            if at_once:
+            if string.endswith("\n") and time.monotonic() > self._sent_at + FLUSH_INTERVAL:
                 self._send_gathered()
-            elif not self._timer_set:
-                self._timer_set = True
-                self._timers.call_soon_threadsafe(
-                    self._timers.call_later, FLUSH_INTERVAL, self._on_timer
-                )
+            else:
+                self._send_soon()
         return len(string)
 
     def writelines(self, lines: Iterable[Any]) -> None:
@@ -108,13 +122,25 @@ class OutStream(IPykernelOutStream):
 
     def flush(self) -> None:
         """Hand what was written to the IOPub thread."""
-        if self._gathered:  # most often there is nothing, and a lock costs more than a look
+        if self._is_copy:
+            return
+        with self._lock:
+            if self._capture is not None and (text := self._capture.read()):
+                self._gather(text)
+            if self._gathered:
+                self._send_gathered()
+
+    def send_gathered(self) -> None:
+        """Hand over what was printed, without a look at what others have written."""
+        if self._gathered and not self._is_copy:
             with self._lock:
                 self._send_gathered()
 
     def close(self) -> None:
         self.flush()
-        self._iopub = None
+        if self._capture is not None and not self._timers.is_closed():
+            self._timers.call_soon_threadsafe(self._timers.remove_reader, self._capture.reader)
+        self._capture = self._iopub = None
 
     @property
     def closed(self) -> bool:
@@ -130,6 +156,31 @@ class OutStream(IPykernelOutStream):
     def isatty(self) -> bool:
         return False
 
+    # --- from the process's descriptor --------------------------------------------------------
+
+    def _take_captured(self) -> None:
+        """Take what was written while nobody printed; called in the timers' thread."""
+        with self._lock:
+            if self._capture is not None and (text := self._capture.read()):
+                self._gather(text)
+                self._send_soon()
+
+    # --- gathered, then sent: all of it under the lock ----------------------------------------
+
+    def _gather(self, text: str) -> None:
+        parent = self.parent_header
+        if self._gathered and self._gathered[-1][0] is parent:
+            self._gathered[-1][1].append(text)
+        else:
+            self._gathered.append((parent, [text]))
+
+    def _send_soon(self) -> None:
+        if not self._timer_set:
+            self._timer_set = True
+            self._timers.call_soon_threadsafe(
+                self._timers.call_later, FLUSH_INTERVAL, self._on_timer
+            )
+
     def _on_timer(self) -> None:
         with self._lock:
             self._timer_set = False
@@ -144,3 +195,15 @@ class OutStream(IPykernelOutStream):
             content = {"name": self.name, "text": text}
             self.session.send(self._iopub, "stream", content, parent=parent, ident=self.topic)
             self._sent_at = time.monotonic()
+
+
+def _become_copy(reference: weakref.ref[OutStream]) -> None:
+    """Let a forked child's prints go to the descriptor, where its parent reads them.
+
+    The child has neither the kernel's sockets nor its threads; whoever held the lock is gone.
+    """
+    stream = reference()
+    if stream is not None:
+        stream._is_copy = True
+        stream._lock = threading.RLock()
+        stream._gathered = []

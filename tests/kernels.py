@@ -1,6 +1,8 @@
 """Kernels that authors might write, for the tests: one that does what its cell says."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -94,6 +96,51 @@ class DoingKernel(Kernel):
         thread = threading.Thread(target=print, args=(text,))
         thread.start()
         thread.join()
+
+    def say_below_python(self, text):
+        """In pieces: by Python, a C call, a child process, a forked child, and Python again."""
+        print("python")
+        os.write(1, b"descriptor\n")
+        os.system("echo child process")
+        if os.fork() == 0:
+            print("forked child")
+            os._exit(0)
+        os.wait()
+        print("python again")
+
+    def complain_below_python(self, text):
+        os.write(2, text.encode())
+
+    def write_half_a_character(self, _):
+        euro = "\u20ac".encode()
+        os.write(1, euro[:1])
+        print("between", flush=True)
+        os.write(1, euro[1:])
+
+    def leave_a_child_behind(self, _):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3); print('late')"])
+
+    def say_to_the_log(self, text):
+        self.log.warning("logged %s", text)
+
+    def fork(self, how):
+        """Have a child that ends in an unusual way; tell when it is gone."""
+        child = os.fork()
+        if child == 0:
+            if how == "return":
+                return
+            if how == "raise":
+                raise ValueError("in the child")
+            if how == "exit":
+                sys.exit(3)
+            signal.pause()
+        if how.startswith("SIG"):
+            os.kill(child, getattr(signal, how))
+        _, status = os.wait()
+        print("child gone:", os.waitstatus_to_exitcode(status))
+
+    def crash(self, _):
+        os.kill(os.getpid(), signal.SIGSEGV)
 
     def say_many(self, count):
         for number in range(int(count)):

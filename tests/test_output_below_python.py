@@ -1,0 +1,108 @@
+"""Output that bypasses ``sys.stdout``, and children that user code forks."""
+
+import json
+import signal
+
+import pytest
+from conftest import start_classic
+from harness import Client
+from test_messaging_wire import KERNELS, run
+
+
+@pytest.fixture
+def started(context, tmp_path, start):
+    """Return a function that starts a kernel with options and returns a client of it."""
+    made = []
+
+    def start_with(*options):
+        process = []
+
+        def start_kernel(path, *arguments):
+            words = ("--kernel-class", "kernels:DoingKernel", *options, *arguments)
+            process.append(start(path, *words, **KERNELS))
+
+        made.append(Client(context, start_classic(tmp_path, start_kernel)))
+        made[-1].process = process[0]
+        return made[-1]
+
+    yield start_with
+    for client in made:
+        client.close()
+
+
+def text_of(published, name):
+    assert {kind for kind, _ in published} <= {"stream"}
+    return "".join(content["text"] for _, content in published if content["name"] == name)
+
+
+def test_everything_is_published_in_order(started):
+    """By the descriptor, a C call, a child process, a forked child: before the cell is done."""
+    _, published = run(started(), "say_below_python x")
+    assert text_of(published, "stdout").splitlines() == [
+        "python",
+        "descriptor",
+        "child process",
+        "forked child",
+        "python again",
+    ]
+
+
+def test_stderr_and_split_characters(started):
+    client = started()
+    _, published = run(client, "complain_below_python no")
+    assert published == [("stream", {"name": "stderr", "text": "no"})]
+    _, published = run(client, "write_half_a_character x")
+    assert text_of(published, "stdout") == "between\n\u20ac"
+
+
+def test_output_after_the_cell_is_published_too(started):
+    """A child that lives on: nobody prints or flushes, and it is shown all the same."""
+    client = started()
+    msg_id = client.execute("leave_a_child_behind x")
+    client.reply(msg_id)
+    client.transcript(msg_id)
+    late = client.publication()
+    assert late["content"] == {"name": "stdout", "text": "late\n"}
+    assert late["parent_header"]["msg_id"] == msg_id
+
+
+def test_the_option_to_leave_it_alone(started):
+    client = started("--no-capture-fd-output")
+    _, published = run(client, "complain_below_python x-y-z")
+    assert published == []
+    client.shut_down()
+    status, stderr = client.process.end()
+    assert (status, stderr) == (0, "x-y-z")
+
+
+def test_the_log_is_not_output(started):
+    """What the kernel logs goes to the process's stderr, never to a frontend."""
+    client = started()
+    assert run(client, "say_to_the_log x")[1] == []
+    client.shut_down()
+    assert "logged x" in client.process.end()[1]
+
+
+def test_the_cause_of_a_crash_reaches_the_launcher(started):
+    """A segmentation fault is told on the process's own stderr, where the launcher reads."""
+    client = started()
+    client.execute("crash x")
+    status, stderr = client.process.end()
+    assert status == -signal.SIGSEGV
+    assert "Segmentation fault" in stderr
+    assert "in crash" in stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("return", 0), ("exit", 3), ("SIGTERM", -15), ("SIGKILL", -9)]
+)
+def test_forked_children(how, status, started, tmp_path):
+    """However a child ends, its parent lives, answers, can be interrupted and attached to."""
+    client = started()
+    _, published = run(client, f"fork {how}")
+    assert f"child gone: {status}\n" in text_of(published, "stdout")
+    assert run(client, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
+    client.nothing_left()
+    assert json.loads((tmp_path / "connection.json").read_text())["shell_port"]
+    client.shut_down()
+    assert client.process.end()[0] == 0
