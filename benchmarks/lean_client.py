@@ -7,26 +7,33 @@ without a deadline: a kernel that dies or falls silent raises `KernelLost`.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import zmq
-
-DELIMITER = b"<IDS|MSG>"
-HEADER, PARENT, CONTENT = 0, 1, 3
-"""Where these are among a message's four signed frames."""
+from lean_messages import (
+    KernelLost,
+    Request,
+    Signer,
+    is_idle,
+    is_output,
+    is_reply,
+    signed_frames,
+)
 
 SILENCE = 500
 """Milliseconds without a message after which we look whether the kernel lives."""
 
 ANSWER_TIME = 20.0
 """Seconds that a request, or a batch of them, may take."""
+
+FLOOD_TIME = 300.0
+"""Seconds that a request with very many outputs may take."""
+
+OVER_TIME = 2.0
+"""Seconds of silence after a reply, until an idle status that did not come counts as lost."""
 
 JOIN_RETRY = 200
 """Milliseconds for the answer that proves the IOPub subscription; then it is asked again."""
@@ -35,16 +42,13 @@ DRAIN_EVERY = 25
 """Replies of a batch after which what has come on IOPub is read."""
 
 
-class KernelLost(Exception):
-    """The kernel died, fell silent, or answered with an error or a wrong signature."""
+class Flood(NamedTuple):
+    """What one request made the kernel publish."""
 
-
-class Request(NamedTuple):
-    """A signed request, ready to send."""
-
-    frames: list[bytes]
-    mark: bytes
-    """What the parent header of its answers contains: the message id in its quotes."""
+    seconds: float
+    """From the request until the idle status, or the last message, was here."""
+    messages: list[list[bytes]]
+    """The signed frames of all of them."""
 
 
 class LeanClient:
@@ -56,13 +60,10 @@ class LeanClient:
     """
 
     def __init__(self, connection: Mapping[str, Any], is_alive: Callable[[], bool]) -> None:
-        key = connection["key"]
-        self._mac = hmac.new(key if isinstance(key, bytes) else key.encode(), None, hashlib.sha256)
+        self._signer = Signer(connection["key"])
         self._is_alive = is_alive
         self._session = uuid.uuid4().hex
         self._batches = 0
-        self.lost = 0
-        """Outputs of pipelined executes that never came."""
         self._context = zmq.Context()
         self._shell = self._context.socket(zmq.DEALER)
         self._iopub = self._context.socket(zmq.SUB)
@@ -80,8 +81,7 @@ class LeanClient:
         """Return when the kernel answers on both channels."""
         deadline = time.monotonic() + ANSWER_TIME
         while True:
-            request = self._request("kernel_info_request", {}, f"{self._session}_join")
-            self._shell.send_multipart(request.frames)
+            self._shell.send_multipart(self.info_requests(1)[0].frames)
             # A message published before we had joined is not repeated: ask until one comes.
             if self._iopub.poll(JOIN_RETRY):
                 break
@@ -90,7 +90,6 @@ class LeanClient:
 
     def requests(self, number: int, code: str = "1") -> list[Request]:
         """Return ``number`` execute requests, signed."""
-        self._batches += 1
         content = {
             "code": code,
             "silent": False,
@@ -99,57 +98,88 @@ class LeanClient:
             "allow_stdin": False,
             "stop_on_error": True,
         }
-        tag = f"{self._session}_{self._batches}"
-        return [self._request("execute_request", content, f"{tag}_{i}") for i in range(number)]
+        return self._requests(number, "execute_request", content)
+
+    def info_requests(self, number: int) -> list[Request]:
+        """Return ``number`` kernel_info requests, signed."""
+        return self._requests(number, "kernel_info_request", {})
 
     def execute(self, request: Request) -> None:
-        """Send one execute; return when its reply and its idle status are here."""
+        """Send one request of either kind; return when its reply and its idle status are here."""
         deadline = time.monotonic() + ANSWER_TIME
         self._shell.send_multipart(request.frames)
-        while not _is_reply(self._receive(self._shell, deadline), request.mark):
+        while not is_reply(self._receive(self._shell, deadline), request.mark):
             pass
-        while not _is_idle(self._receive(self._iopub, deadline), request.mark):
+        while not is_idle(self._receive(self._iopub, deadline), request.mark):
             pass
 
-    def execute_all(self, requests: list[Request]) -> None:
-        """Send all at once; return when every reply and the last idle status are here."""
+    def execute_all(self, requests: list[Request]) -> int:
+        """Send all at once; return when every reply and the last idle status are here.
+
+        Returns:
+            How many executes' outputs never came.
+        """
         deadline = time.monotonic() + ANSWER_TIME
         batch, last = requests[0].mark.rpartition(b"_")[0] + b"_", requests[-1].mark
         for request in requests:
             self._shell.send_multipart(request.frames)
         outputs, idle = 0, False
         for number in range(len(requests)):
-            while not _is_reply(self._receive(self._shell, deadline), batch):
+            while not is_reply(self._receive(self._shell, deadline), batch):
                 pass
             # Seldom, and not for each message: it is the waking that costs, and the kernel
             # would pay for it on a machine of few cores.
             if number % DRAIN_EVERY == 0:
                 for signed in self._drain(self._iopub):
-                    outputs += _is_output(signed, batch)
-                    idle = idle or _is_idle(signed, last)
+                    outputs += is_output(signed, batch)
+                    idle = idle or is_idle(signed, last)
         while not idle:
             signed = self._receive(self._iopub, deadline)
-            outputs += _is_output(signed, batch)
-            idle = _is_idle(signed, last)
-        self.lost += len(requests) - outputs
+            outputs += is_output(signed, batch)
+            idle = is_idle(signed, last)
+        return len(requests) - outputs
 
-    def _request(self, kind: str, content: dict[str, Any], msg_id: str) -> Request:
-        header = {
-            "msg_id": msg_id,
-            "msg_type": kind,
-            "session": self._session,
-            "username": "bench",
-            "date": datetime.now(timezone.utc).isoformat(),
-            "version": "5.3",
-        }
-        signed = [json.dumps(header).encode(), b"{}", b"{}", json.dumps(content).encode()]
-        return Request([DELIMITER, self._sign(signed), *signed], f'"{msg_id}"'.encode())
+    def flood(self, request: Request) -> Flood:
+        """Send one execute that publishes very much; return when nothing more is to come.
+
+        While the clock runs the messages are only received; they are verified afterwards.
+        """
+        received: list[list[bytes]] = []
+        begun = arrived = time.monotonic()
+        deadline = begun + FLOOD_TIME
+        self._shell.send_multipart(request.frames)
+        replied = idle = False
+        while not idle and arrived < deadline:
+            try:
+                frames = self._iopub.recv_multipart()
+            except zmq.Again:
+                self._check(deadline)
+                replied = replied or self._replied(request)
+                if replied and time.monotonic() > arrived + OVER_TIME:
+                    break
+                continue
+            arrived = time.monotonic()
+            received.append(frames)
+            idle = is_idle(signed_frames(frames), request.mark)
+        while not replied:
+            replied = is_reply(self._receive(self._shell, deadline), request.mark)
+        return Flood(arrived - begun, [self._signer.verified(frames) for frames in received])
+
+    def _requests(self, number: int, kind: str, content: dict[str, Any]) -> list[Request]:
+        self._batches += 1
+        tag = f"{self._session}_{self._batches}"
+        make = self._signer.request
+        return [make(kind, content, self._session, f"{tag}_{i}") for i in range(number)]
+
+    def _replied(self, request: Request) -> bool:
+        """Whether the reply is among what has arrived."""
+        return any(is_reply(signed, request.mark) for signed in self._drain(self._shell))
 
     def _receive(self, socket: zmq.Socket[bytes], deadline: float) -> list[bytes]:
         """Return the signed frames of the next message."""
         while True:
             try:
-                return self._verified(socket.recv_multipart())
+                return self._signer.verified(socket.recv_multipart())
             except zmq.Again:
                 self._check(deadline)
 
@@ -160,45 +190,11 @@ class LeanClient:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield self._verified(frames)
+            yield self._signer.verified(frames)
 
     def _check(self, deadline: float) -> None:
         """Raise KernelLost if there is nothing left to wait for."""
         if not self._is_alive():
             raise KernelLost("the kernel's process ended")
         if time.monotonic() > deadline:
-            raise KernelLost(f"the kernel did not answer within {ANSWER_TIME:g} s")
-
-    def _verified(self, frames: list[bytes]) -> list[bytes]:
-        start = frames.index(DELIMITER) + 1  # before it: the topic, or nothing
-        signed = frames[start + 1 : start + 5]
-        if not hmac.compare_digest(self._sign(signed), frames[start]):
-            raise KernelLost("the kernel sent a message with a wrong signature")
-        return signed
-
-    def _sign(self, signed: list[bytes]) -> bytes:
-        mac = self._mac.copy()  # spares hashing the key again
-        for frame in signed:
-            mac.update(frame)
-        return mac.hexdigest().encode()
-
-
-def _is_reply(signed: list[bytes], mark: bytes) -> bool:
-    """Whether this replies to what ``mark`` names; an error would make a kernel look fast."""
-    if mark not in signed[PARENT]:
-        return False
-    content = json.loads(signed[CONTENT])
-    if content["status"] != "ok":
-        raise KernelLost(f"the kernel replied with an error: {content}")
-    return True
-
-
-def _is_idle(signed: list[bytes], mark: bytes) -> bool:
-    return b'"idle"' in signed[CONTENT] and mark in signed[PARENT]
-
-
-def _is_output(signed: list[bytes], mark: bytes) -> bool:
-    """Whether this is the echo, or a language's result; not what it says on stderr."""
-    if mark not in signed[PARENT] or b'"stderr"' in signed[CONTENT]:  # IPython's cache is full
-        return False
-    return b'"stream"' in signed[HEADER] or b'"execute_result"' in signed[HEADER]
+            raise KernelLost("the kernel did not answer in time")

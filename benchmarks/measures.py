@@ -1,102 +1,173 @@
-"""What is measured: one small function per measure, and the plan of its rounds.
+"""What is measured: one small function per measure.
 
-To add a measure: write a function that returns milliseconds, and put it into `MEASURES`.
+Each takes one turn of a given size, of a `Peer` that it starts itself or of a `JoinedKernel`,
+and returns values in the measure's unit; of all of them, less is better. `plan.py` says how often.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from crowd import Crowd
+from kernels import JoinedKernel, Kernel, stock_execute
 from lean_client import LeanClient
-from peers import Kernel, Peer
+from lean_messages import Request, is_display, printed_lines
+from peers import Peer
+
+BATCH = 500
+"""Displays that one execute publishes where none may be lost: ipykernel keeps up to 1,000 per
+subscriber, and drops what is more."""
+
+MEGABYTE = 1_000_000
 
 
-class Plan(NamedTuple):
-    """How often a measure is taken."""
+class Turn(NamedTuple):
+    """What one turn of one peer gave."""
 
-    rounds: int
-    """In each round every peer has its turn."""
-    size: int
-    """Of one turn: starts, or executes."""
-    seconds: float
-    """No further round begins after this time: a slow machine gets fewer, not a longer run."""
+    values: list[float]
+    lost: int = 0
+    """Outputs that never came."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One measure; its values are milliseconds, and less is better."""
-
-    name: str
-    title: str
-    run: Callable[[Any, int], list[float]]
-    """Takes one turn of a given size: of a `Peer`, or if ``running`` of a `LeanClient`."""
-    running: bool
-    full: Plan
-    quick: Plan
-    per_second: bool = False
-    """Whether how many of them there are in a second says more."""
+# --- peers that are started -------------------------------------------------------------------
 
 
-def start_to_ready(peer: Peer, starts: int) -> list[float]:
-    """Milliseconds from nothing to a kernel that the stock client calls ready."""
+def start_to_first_cell(peer: Peer, starts: int) -> Turn:
+    """Milliseconds from nothing until a stock client has executed a cell."""
     times = []
     for _ in range(starts):
         begun = time.perf_counter()
-        kernel = Kernel(peer)
-        times.append(_milliseconds_since(begun))
-        kernel.stop()
-    return times
+        with Kernel(peer) as kernel:
+            kernel.first_cell()
+            times.append(_milliseconds_since(begun))
+    return Turn(times)
 
 
-def round_trips(client: LeanClient, executes: int) -> list[float]:
+def memory(peer: Peer, executes: int) -> Turn:
+    """Megabytes of memory (RSS) of a new kernel after some executes."""
+    with JoinedKernel(peer) as kernel:
+        _one_by_one(kernel.client, kernel.client.requests(executes))
+        return Turn([kernel.resident() / MEGABYTE])
+
+
+def buffer_memory(peer: Peer, megabytes: int) -> Turn:
+    """Megabytes by which the memory's peak grows beyond the buffer that is displayed.
+
+    In a new kernel: the peak of one that has worked says nothing.
+    """
+    with JoinedKernel(peer) as kernel:
+        request = _order(kernel.client, "buffer", size=megabytes * MEGABYTE)
+        before = kernel.resident()
+        flood = kernel.client.flood(request)
+        grew = kernel.peak_resident() - before - megabytes * MEGABYTE
+    lost = 1 - _displays(flood.messages, request)
+    return Turn([grew / MEGABYTE], lost)
+
+
+# --- kernels that echo ------------------------------------------------------------------------
+
+
+def round_trips(kernel: JoinedKernel, executes: int) -> Turn:
     """Milliseconds of each execute, one after the other: request to reply and idle."""
+    return _one_by_one(kernel.client, kernel.client.requests(executes))
+
+
+def info_round_trips(kernel: JoinedKernel, requests: int) -> Turn:
+    """Milliseconds of each kernel_info, one after the other: request to reply and idle."""
+    return _one_by_one(kernel.client, kernel.client.info_requests(requests))
+
+
+def stock_round_trips(kernel: JoinedKernel, executes: int) -> Turn:
+    """Milliseconds of each execute through jupyter_client's blocking client."""
     times = []
-    for request in client.requests(executes):
+    with kernel.stock_client() as client:
+        for _ in range(executes):
+            begun = time.perf_counter()
+            stock_execute(client)
+            times.append(_milliseconds_since(begun))
+    return Turn(times)
+
+
+def pipelined(kernel: JoinedKernel, executes: int) -> Turn:
+    """Milliseconds per execute when all are sent at once: the batch's time by their number."""
+    requests = kernel.client.requests(executes)
+    begun = time.perf_counter()
+    lost = kernel.client.execute_all(requests)
+    return Turn([_milliseconds_since(begun) / executes], lost)
+
+
+def cpu_per_execute(kernel: JoinedKernel, executes: int) -> Turn:
+    """Microseconds of the kernel's CPU per execute, one after the other."""
+    requests = kernel.client.requests(executes)
+    before = kernel.cpu_seconds()
+    for request in requests:
+        kernel.client.execute(request)
+    return Turn([(kernel.cpu_seconds() - before) * 1e6 / executes])
+
+
+# --- kernels that publish on demand ------------------------------------------------------------
+
+
+def cpu_per_message(subscribers: int) -> Callable[[JoinedKernel, int], Turn]:
+    """Return a measure: microseconds of the kernel's CPU, I/O thread included, per display."""
+
+    def measure(kernel: JoinedKernel, displays: int) -> Turn:
+        received = 0
+        with Crowd(kernel.connection, subscribers - 1) as crowd:  # the client is one, too
+            crowd.join(kernel.client)
+            before = kernel.cpu_seconds()
+            for done in range(0, displays, BATCH):
+                request = _order(kernel.client, "display", times=min(BATCH, displays - done))
+                received += _displays(kernel.client.flood(request).messages, request)
+                received += crowd.collect(request)
+            spent = kernel.cpu_seconds() - before
+        return Turn([spent * 1e6 / displays], displays * subscribers - received)
+
+    return measure
+
+
+def displays(kernel: JoinedKernel, times: int) -> Turn:
+    """Microseconds per display of one cell, until a subscriber that always reads has them all."""
+    request = _order(kernel.client, "display", times=times)
+    flood = kernel.client.flood(request)
+    return Turn([flood.seconds * 1e6 / times], times - _displays(flood.messages, request))
+
+
+def prints(kernel: JoinedKernel, times: int) -> Turn:
+    """Microseconds per flushed print of one cell, until the subscriber has all of the text."""
+    request = _order(kernel.client, "print", times=times, flush=True)
+    flood = kernel.client.flood(request)
+    lost = times - printed_lines(flood.messages)
+    return Turn([flood.seconds * 1e6 / times], lost)
+
+
+def buffer(kernel: JoinedKernel, megabytes: int) -> Turn:
+    """Milliseconds until a display with a large buffer is received."""
+    request = _order(kernel.client, "buffer", size=megabytes * MEGABYTE)
+    flood = kernel.client.flood(request)
+    return Turn([flood.seconds * 1000], 1 - _displays(flood.messages, request))
+
+
+def _order(client: LeanClient, do: str, **how: int) -> Request:
+    """Return what makes `Workload` do something."""
+    return client.requests(1, json.dumps({"do": do, **how}))[0]
+
+
+def _displays(messages: list[list[bytes]], request: Request) -> int:
+    return sum(is_display(signed, request.mark) for signed in messages)
+
+
+def _one_by_one(client: LeanClient, requests: list[Request]) -> Turn:
+    times = []
+    for request in requests:
         begun = time.perf_counter()
         client.execute(request)
         times.append(_milliseconds_since(begun))
-    return times
-
-
-def pipelined(client: LeanClient, executes: int) -> list[float]:
-    """Milliseconds per execute when all are sent at once: the batch's time by their number."""
-    requests = client.requests(executes)
-    begun = time.perf_counter()
-    client.execute_all(requests)
-    return [_milliseconds_since(begun) / executes]
+    return Turn(times)
 
 
 def _milliseconds_since(begun: float) -> float:
     return (time.perf_counter() - begun) * 1000
-
-
-MEASURES = (
-    Measure(
-        "start",
-        "Start to ready: jupyter_client's start_new_kernel (0.2 s of it is its flush)",
-        start_to_ready,
-        running=False,
-        full=Plan(rounds=12, size=1, seconds=70),
-        quick=Plan(rounds=3, size=1, seconds=8),
-    ),
-    Measure(
-        "round_trip",
-        "Round trip of an execute: request to reply and idle",
-        round_trips,
-        running=True,
-        full=Plan(rounds=10, size=300, seconds=45),
-        quick=Plan(rounds=4, size=50, seconds=6),
-    ),
-    Measure(
-        "pipelined",
-        "Pipelined executes: all sent at once, to the last reply and idle, per execute",
-        pipelined,
-        running=True,
-        full=Plan(rounds=10, size=1000, seconds=75),
-        quick=Plan(rounds=3, size=200, seconds=6),
-        per_second=True,
-    ),
-)

@@ -19,15 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from jupyter_client.manager import start_new_kernel
-from lean_client import LeanClient
 
-START_TIME = 30.0
-"""Seconds until a kernel must be ready."""
+HERE = Path(__file__).resolve().parent
 
 INSTALL_TIME = 30.0
 """Seconds for a command that installs a kernelspec."""
@@ -39,66 +35,58 @@ class Peer:
 
     name: str
     label: str
+    short: str
+    """What it is called where there is little room."""
     package: str
     """What to install to have it."""
     installer: tuple[str, ...] = ()
     """``python -m`` what writes its kernelspec, if no wheel brings it; ``--prefix`` is added."""
+    argv: tuple[str, ...] = ()
+    """``python`` what starts it, if nobody brings a kernelspec; ``-f`` is added."""
 
 
-PEERS = (
-    Peer("python3", "ipykernel (python3)", "ipykernel"),
-    Peer("echo", "echo_kernel (on ipykernel)", "echo_kernel", ("echo_kernel.install",)),
-    Peer("xpython-raw", "xeus-python raw (C++)", "xeus-python"),
-    Peer("echo-handshake", "echokernel, handshake", "echokernel"),
-    # The same kernel as the one before: once it has started, the two differ by noise alone.
-    Peer("echo-classic", "echokernel, classic start", "echokernel",
-         ("echokernel", "install", "--no-provisioner", "--name", "echo-classic")),
-    Peer("floor", "floor (bare pyzmq)", "pyzmq"),
+@dataclass(frozen=True)
+class Family:
+    """Peers that do the same work, so that they can be compared."""
+
+    peers: tuple[Peer, ...]
+    ours: str
+    """The one whose goals are checked."""
+    references: tuple[str, ...]
+    """Those that everybody is compared with."""
+
+
+ECHOES = Family(
+    (
+        Peer("python3", "ipykernel (python3)", "ipykernel", "ipykernel"),
+        Peer("echo", "echo_kernel (on ipykernel)", "echo_kernel", "echo_kernel",
+             installer=("echo_kernel.install",)),
+        Peer("async", "async-kernel (python)", "async-kernel", "async-kernel"),
+        Peer("xpython-raw", "xeus-python raw (C++)", "xeus-python", "xeus-python"),
+        Peer("echo-handshake", "echokernel, handshake", "echokernel", "echokernel"),
+        # The same as the one before: once it has started, the two differ by noise alone.
+        Peer("echo-classic", "echokernel, classic start", "classic start", "echokernel",
+             installer=("echokernel", "install", "--no-provisioner", "--name", "echo-classic")),
+        Peer("floor", "floor (bare pyzmq)", "floor", "pyzmq", argv=(str(HERE / "floor.py"),)),
+    ),
+    ours="echo-handshake",
+    references=("echo", "xpython-raw", "floor"),
 )  # fmt: skip
+"""They execute ``1`` and say it back; some of them as a language does."""
 
-REFERENCES = ("echo", "xpython-raw", "floor")
-"""The peers that the others are compared with."""
+WORKLOADS = Family(
+    (
+        Peer("workload-ipykernel", "Workload on ipykernel", "ipykernel", "ipykernel",
+             argv=(str(HERE / "workload.py"),)),
+        Peer("workload-ours", "Workload on echokernel", "echokernel", "echokernel",
+             argv=("-m", "echokernel", "--kernel-class", "workload:Workload")),
+    ),
+    ours="workload-ours",
+    references=("workload-ipykernel",),
+)  # fmt: skip
+"""They run the same class, which publishes on demand."""
 
-
-class StartFailed(Exception):
-    """A kernel did not start; says why, with the end of what it wrote."""
-
-
-class Kernel:
-    """A peer's running kernel.
-
-    Raises:
-        StartFailed: it did not become ready.
-    """
-
-    def __init__(self, peer: Peer) -> None:
-        folder = Path(os.environ["JUPYTER_DATA_DIR"])
-        log = folder / f"{peer.name}.log"
-        with log.open("wb") as output:
-            try:
-                # In a folder of its own: `python -m` would import from a checkout we stand in.
-                self._manager, self._client = start_new_kernel(
-                    startup_timeout=START_TIME,
-                    kernel_name=peer.name,
-                    cwd=str(folder),
-                    stdout=output,
-                    stderr=output,
-                )
-            except Exception as error:
-                end = log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-                raise StartFailed(f"{error}\n{end}".strip()) from error
-
-    def lean_client(self) -> LeanClient:
-        """Return a joined client; the stock one leaves, lest its heartbeats disturb."""
-        self._client.stop_channels()
-        client = LeanClient(self._manager.get_connection_info(), self._manager.is_alive)
-        client.join()
-        return client
-
-    def stop(self) -> None:
-        """Kill it: how it shuts down is not what we measure."""
-        self._client.stop_channels()
-        self._manager.shutdown_kernel(now=True)
+PEERS = ECHOES.peers + WORKLOADS.peers
 
 
 @contextlib.contextmanager
@@ -141,15 +129,16 @@ def _write_kernelspecs(folder: Path) -> None:
             # What is not installed fails here, and then has no kernelspec: see `missing`.
             command = [sys.executable, "-m", *peer.installer, "--prefix", str(folder)]
             subprocess.run(command, cwd=folder, capture_output=True, timeout=INSTALL_TIME)
-    spec = folder / "share" / "jupyter" / "kernels" / "floor" / "kernel.json"
-    spec.parent.mkdir(parents=True, exist_ok=True)
-    floor = Path(__file__).resolve().with_name("floor.py")
-    content: dict[str, Any] = {
-        "argv": [sys.executable, str(floor), "-f", "{connection_file}"],
-        "display_name": "floor",
-        "language": "echo",
-    }
-    spec.write_text(json.dumps(content), encoding="utf-8")
+        elif peer.argv:
+            spec = folder / "share" / "jupyter" / "kernels" / peer.name / "kernel.json"
+            spec.parent.mkdir(parents=True, exist_ok=True)
+            content = {
+                "argv": [sys.executable, *peer.argv, "-f", "{connection_file}"],
+                "env": {"PYTHONPATH": str(HERE)},  # `--kernel-class` imports from there
+                "display_name": peer.label,
+                "language": "echo",
+            }
+            spec.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _kill_children() -> None:

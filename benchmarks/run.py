@@ -1,161 +1,76 @@
-"""Benchmark the kernel beside its peers: ``python benchmarks/run.py [--quick] [--json FILE]``.
+"""Benchmark the kernel beside its peers: ``python benchmarks/run.py [--quick] [--plot FILE] ...``.
 
-Needs ``pip install .[bench]``. In each round every peer has its turn, in an order drawn anew, so
-that a noisy moment of the machine hits everybody alike. The table goes to stdout, progress to
-stderr. A peer that is not installed is left out; one that fails is reported, and the exit status
-is 1. Ctrl-C stops every kernel.
+On first use it makes an environment of its own in ``benchmarks/.venv``, with this checkout and its
+peers, and always runs there; with ``--here`` it uses the running environment instead, which needs
+``pip install .[bench]``. For Linux; elsewhere the peak of memory is not told, so leave
+``buffer_memory`` out with ``--only``.
+
+The tables go to stdout, progress to stderr. A peer that is not installed is left out; one that
+fails is reported, and the exit status is 1. A goal that is missed is no failure. Ctrl-C stops
+every kernel.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import signal
 import sys
-import time
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import report
-from lean_client import KernelLost, LeanClient
-from measures import MEASURES, Measure
-from peers import PEERS, Kernel, Peer, StartFailed, isolated, missing
-from report import Samples
-
-LEAST_ROUNDS = 2
-"""Rounds that are taken even when the time is over."""
-
-WARM_UP = 50
-"""Size at most of the turn before the first round: imports, byte code, caches."""
+import environment
+from progress import say
 
 INTERRUPTED = 130
 
 
 def main() -> int:
-    options = _parse()
+    options = _parser().parse_args()
     for name in ("SIGTERM", "SIGHUP"):  # leave like Ctrl-C: through what ends the kernels
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+        signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
-        with isolated():
-            result = benchmark(options.quick)
+        if not options.here:
+            environment.reexecute(Path(__file__).resolve(), sys.argv[1:])
+        return _benchmark(options)
+    except environment.CannotBeMade as error:
+        say(f"the benchmark's environment cannot be made: {error}")
+        return 1
     except KeyboardInterrupt:
         say("interrupted; every kernel has been stopped")
         return INTERRUPTED
-    print("\n".join(report.lines(result)))
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    # Not before: where this script is started, none of what these import need be installed.
+    import benchmark
+    import plot
+    import tables
+    from plan import MEASURES
+
+    known = {measure.name: measure for measure in MEASURES}
+    if unknown := set(options.only) - set(known):
+        say(f"no such measure: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        return 2
+    chosen = [measure for name, measure in known.items() if name in (options.only or known)]
+    report = benchmark.run(chosen, options.quick)
+    print("\n".join(tables.lines(report)))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 1 if result["failures"] else 0
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot.draw(report, options.plot)
+    return 1 if report["failures"] else 0
 
 
-def benchmark(quick: bool) -> dict[str, Any]:
-    """Take every measure of every peer that is installed; return the report."""
-    begun = time.monotonic()
-    absent = {peer.name: peer.package for peer in PEERS if missing(peer)}
-    present = {peer.name: peer for peer in PEERS if peer.name not in absent}
-    for name in absent:
-        say(f"{name}: not installed")
-    about = report.machine()
-    measures: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    for measure in MEASURES:
-        if not measure.running:
-            measures[measure.name] = take(measure, quick, present, failures)
-    # Only now: kernels that run, if only idle, would be noise for those that start.
-    with ExitStack() as at_exit:
-        clients = start_all(present, failures, at_exit)
-        for measure in MEASURES:
-            if measure.running:
-                measures[measure.name] = take(measure, quick, clients, failures)
-                for name in [n for n in clients if f"{measure.name} of {n}" in failures]:
-                    clients.pop(name)  # dead, or too slow to be waited for again
-        lost = {name: client.lost for name, client in clients.items() if client.lost}
-    return {
-        "machine": about,
-        "quick": quick,
-        "seconds": round(time.monotonic() - begun, 1),
-        "measures": measures,
-        "not_installed": absent,
-        "lost": lost,
-        "failures": failures,
-    }
-
-
-def start_all(
-    peers: Mapping[str, Peer], failures: dict[str, str], at_exit: ExitStack
-) -> dict[str, LeanClient]:
-    """Start a kernel of each peer; while one has its turn, the others idle."""
-    clients = {}
-    for name, peer in peers.items():
-        try:
-            kernel = Kernel(peer)
-            at_exit.callback(kernel.stop)
-            client = kernel.lean_client()
-        except (StartFailed, KernelLost) as error:
-            failures[f"start of {name}"] = str(error)
-            continue
-        at_exit.callback(client.close)
-        clients[name] = client
-    return clients
-
-
-def take(
-    measure: Measure, quick: bool, subjects: Mapping[str, Any], failures: dict[str, str]
-) -> dict[str, Any]:
-    """Take one measure in all its rounds; one who fails is out, and others go on."""
-    plan = measure.quick if quick else measure.full
-    samples = {name: Samples() for name in subjects}
-    say(f"{measure.title} ({plan.rounds} rounds of {plan.size})")
-    _round(measure, min(plan.size, WARM_UP), subjects, samples, 0)
-    for own in samples.values():
-        own.rounds.clear()
-    begun = time.monotonic()
-    for number in range(1, plan.rounds + 1):
-        if number > LEAST_ROUNDS and time.monotonic() > begun + plan.seconds:
-            say(f"  {plan.seconds:g} s are over: {number - 1} rounds are all")
-            break
-        _round(measure, plan.size, subjects, samples, number)
-    for name, own in samples.items():
-        if own.failure:
-            failures[f"{measure.name} of {name}"] = own.failure
-    return report.measure_report(measure, samples)
-
-
-def _round(
-    measure: Measure,
-    size: int,
-    subjects: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    number: int,
-) -> None:
-    """Give everybody who has not failed one turn."""
-    names = [name for name in subjects if not samples[name].failure]
-    random.Random(number).shuffle(names)  # nobody always follows the same one; runs agree
-    for name in names:
-        say(f"  {f'round {number}' if number else 'warm-up'}: {name}", passing=True)
-        try:
-            samples[name].rounds.append(measure.run(subjects[name], size))
-        except (StartFailed, KernelLost) as error:
-            samples[name].failure = str(error)
-            say(f"  {name}: {error}")
-
-
-def say(text: str, passing: bool = False) -> None:
-    """Tell of the progress; what is ``passing`` is overwritten by the next line."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="" if passing else "\n", file=sys.stderr, flush=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short run: less than 40 seconds")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a short run: about a minute")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these measures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it there")
-    return parser.parse_args()
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it: .svg or .png")
+    parser.add_argument("--here", action="store_true", help="use the running environment")
+    return parser
 
 
 if __name__ == "__main__":
