@@ -29,6 +29,7 @@ from .channels import Channels
 from .command_line import Options, parse_command_line
 from .files import Leftovers, runtime_dir
 from .iopub import IOPub
+from .lazy_packages import postpone
 from .parent import parent_pid, watch_parent
 from .protocol import startup
 from .protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
@@ -229,6 +230,7 @@ def load(kernel_class: str | type) -> type[Any]:
     """
     if not isinstance(kernel_class, str):
         return kernel_class
+    postpone()
     module, _, name = kernel_class.replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
