@@ -51,6 +51,7 @@ _LOOK_AGAIN = 0.05  # seconds
 
 
 class _Segment(NamedTuple):
+    number: int
     messages: int
     size: int
     tracker: Any
@@ -62,12 +63,14 @@ class Backlog:
     The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
     it any more, and those before it went out earlier.
 
-    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`.
+    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`; ``segments``, the number
+    of segments that were ever sent.
     """
 
     def __init__(self, xpub: zmq.Socket[bytes]) -> None:
         self._send = multipart.sender(xpub)
         self._segments: list[_Segment] = []
+        self.segments = 0
         self._open_messages = 0
         self._open_size = 0
         self.messages = 0
@@ -81,7 +84,10 @@ class Backlog:
             return
         last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
         self._send([*frames[:-1], last], False)
-        self._segments.append(_Segment(self._open_messages, self._open_size, last.tracker))
+        self.segments += 1
+        self._segments.append(
+            _Segment(self.segments, self._open_messages, self._open_size, last.tracker)
+        )
         self._open_messages = self._open_size = 0
         self.look()
 
@@ -90,6 +96,10 @@ class Backlog:
         self._segments = [segment for segment in self._segments if not segment.tracker.done]
         self.messages = sum(segment.messages for segment in self._segments)
         self.size = sum(segment.size for segment in self._segments)
+
+    def waits_for(self, segment: int) -> bool:
+        """Tell whether somebody has not been sent the segment of that number, or one before."""
+        return bool(self._segments) and self._segments[0].number <= segment
 
     def within(self, share: float) -> bool:
         """Tell whether it is no longer than that share of what it may be."""
@@ -122,6 +132,7 @@ class SlowReaders:
         self._log = log
         self.dropping = False
         self._closed = False  # to who does not read: ZeroMQ drops everything for it, and only it
+        self._closed_until = 0
         self._lost = 0
         self._example: Sequence[bytes] = []  # a message that was lost
         self._missed: collections.deque[Sequence[bytes]] = collections.deque(maxlen=MISSED)
@@ -131,7 +142,7 @@ class SlowReaders:
         """Somebody subscribed, over the connection ``descriptor``."""
         if descriptor is not None and b"stream".startswith(topic[:6]):
             self._subscribers.add(descriptor)
-            if self.dropping:
+            if self.dropping and not self._closed:
                 self._close_queue()  # who has just come must not go without
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
@@ -149,8 +160,11 @@ class SlowReaders:
         """While messages are dropped: see whether that is over."""
         self._looked_at = time.monotonic()
         self._backlog.look()
-        # A queue that was closed opens when it has been emptied; a catch-up would be lost before.
-        if self._backlog.within(0 if self._closed else 0.5):
+        if (
+            not self._backlog.waits_for(self._closed_until)
+            if self._closed
+            else self._backlog.within(0.5)
+        ):
             self._recover()
 
     def _wait(self, frames: Sequence[bytes]) -> None:
@@ -202,6 +216,9 @@ class SlowReaders:
         """Let ZeroMQ drop for who does not read, so that the others lose nothing."""
         self._closed = True
         self._socket.sndhwm = max(LEAST_HWM, self._backlog.messages)
+        # ZeroMQ opens a full queue again when half of it was read. To be sure that it has, and that
+        # the catch-up is not lost, too: everything that can have got into it must be out.
+        self._closed_until = self._backlog.segments + LEAST_HWM // _SEGMENT_MESSAGES + 1
 
     def _recover(self) -> None:
         self.dropping = self._closed = False
@@ -211,6 +228,7 @@ class SlowReaders:
             self.send_at_once(self._missed.popleft())
         self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
         self._tell(f"{self._lost} messages were not sent to a client that had stopped reading")
+        self._example = []
 
     def _tell(self, text: str) -> None:
         self.send_at_once(self._notice(f"[echokernel] {text}\n", self._example))
