@@ -17,7 +17,8 @@ import signal
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from select import select
 from types import FrameType
 from typing import Any
 
@@ -54,8 +55,10 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._on_sigint)
         if hasattr(os, "register_at_fork"):
             _Forks(weakref.ref(self), [signal.SIGINT, *self._ending])
+        # Looked up now: by the time that the watcher runs, user code may have set its own.
+        ours = _handlers([signal.SIGINT, *self._ending])
         main = asyncio.get_running_loop()
-        watcher.call_soon_threadsafe(self._watch, watcher, main, self._unhandled)
+        watcher.call_soon_threadsafe(self._watch, watcher, main, self._unhandled, ours)
 
     def close(self) -> None:
         """Let SIGINT go; the watcher's thread must have ended."""
@@ -82,6 +85,7 @@ class Interrupts:
             return await _Steps(self, result) if is_awaitable(result) else result
         finally:
             self._task = None
+            self._forget_handled()
 
     def shut(self) -> None:
         """Close the window until user code runs again: what follows must not be torn apart."""
@@ -97,16 +101,16 @@ class Interrupts:
         watcher: asyncio.AbstractEventLoop,
         main: asyncio.AbstractEventLoop,
         unhandled: socket.socket,
+        ours: dict[int, Any],
     ) -> None:
-        ours = {number: signal.getsignal(number) for number in (signal.SIGINT, *self._ending)}
-
         def seen() -> None:
             watcher.remove_reader(unhandled)
-            watcher.call_later(DELIVERY_TIME, look_again)
+            watcher.call_later(DELIVERY_TIME, look_again, _handlers(ours))
 
-        def look_again() -> None:
+        def look_again(handlers_before: dict[int, Any]) -> None:
+            handlers = _handlers(ours)
             for number in set(_take_bytes(unhandled)):
-                if number in ours and signal.getsignal(number) == ours[number]:
+                if number in ours and handlers_before[number] == ours[number] == handlers[number]:
                     signal.pthread_kill(threading.main_thread().ident or 0, number)
                 elif number == signal.SIGINT:
                     # User code has a handler of its own (IPython, while a cell awaits); what it
@@ -115,6 +119,13 @@ class Interrupts:
             watcher.add_reader(unhandled, seen)
 
         watcher.add_reader(unhandled, seen)
+
+    def _forget_handled(self) -> None:
+        """Take what a handler of user code's own has left: sent again, it would hit the next."""
+        if self._unhandled is not None and select([self._unhandled], [], [], 0)[0]:
+            for number in _take_bytes(self._unhandled):
+                if number != signal.SIGINT and self._wakeup is not None:
+                    self._wakeup.send(bytes([number]))
 
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
         if self._unhandled is not None:
@@ -166,6 +177,10 @@ class _Forks:
 def is_awaitable(value: Any) -> bool:
     """Tell whether ``value`` can be awaited; ``inspect`` takes ten times as long to say no."""
     return hasattr(type(value), "__await__")
+
+
+def _handlers(signals: Iterable[int]) -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signals}
 
 
 def _take_bytes(unhandled: socket.socket) -> bytes:

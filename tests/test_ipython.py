@@ -79,3 +79,19 @@ def test_the_features_are_those_of_the_app(ipython):
     assert ipython.ask("kernel_info_request", {})["supported_features"] == ["iopub_welcome"]
     ipython.shut_down()
     assert ipython.process.end()[0] == 0
+
+
+def test_an_interrupt_hits_one_cell_only(ipython):
+    """IPython has a handler of its own while a cell awaits: what it took is not sent again."""
+    for _ in range(20):
+        # The loop is awake: the cell ends before anybody could think that nobody has heard it.
+        endless = "import asyncio; print('awake')\nwhile True: await asyncio.sleep(0)"
+        msg_id = ipython.execute(endless)
+        while ipython.publication()["msg_type"] != "stream":
+            pass
+        os.killpg(ipython.process.pid, signal.SIGINT)
+        ipython.reply(msg_id)
+        ipython.transcript(msg_id)
+        after = ipython.execute("import time; time.sleep(0.05)")
+        assert ipython.reply(after)["content"]["status"] == "ok"
+        ipython.transcript(after)
