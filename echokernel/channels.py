@@ -20,11 +20,12 @@ from .protocol.startup import LOOPBACK, ConnectionFile, CurveKeys, Ports, Startu
 
 IPV4_ANY = "0.0.0.0"
 
-MAX_UNAUTHENTICATED = 64 * 1024
+MAX_UNAUTHENTICATED = 4 * 1024
 """Bytes. W4: the largest frame taken on sockets where no signature stands before the cost.
 
-A subscription is stored before anybody could check it: 10 MB topics cost 500-880 MB. libzmq
-drops a connection that sends more. Real topics have less than 100 bytes, heartbeats 4.
+A subscription is stored before anybody could check it, at 50-90 bytes for each of the topic: one of
+10 MB costs 500-880 MB. libzmq drops a connection that sends more. Real topics have less than 100
+bytes, heartbeats 4.
 """
 
 IOPUB_SEND_HWM = 110_000

@@ -26,7 +26,7 @@ import zmq
 from . import multipart
 from .protocol import subscriptions
 from .protocol.wire import DELIMITER, JsonObject, Message, Signer, header, pack_json, pack_message
-from .slow_readers import LARGE, SlowReaders
+from .slow_readers import SlowReaders
 
 CONTROL_THREAD = "Control"
 """Name of the thread that serves the control channel, by which ipykernel, too, tells it."""
@@ -34,8 +34,9 @@ CONTROL_THREAD = "Control"
 QUEUE_BOUND = 10_000
 """Messages that may wait for the owner; beyond, a sender waits until there is room."""
 
+LARGE = 64 * 1024
 LARGE_BOUND = 64 * 1024 * 1024
-"""Bytes of large messages that may wait likewise."""
+"""Bytes in messages of LARGE and more that may wait likewise."""
 
 TICK = 0.1
 """Seconds after which the owner looks at subscribers that did not read."""

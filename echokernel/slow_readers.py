@@ -36,11 +36,15 @@ MISSED = 10_000
 PATIENCE = 3.0
 """Seconds without progress, beyond the bound, after which a subscriber is said not to read."""
 
-LARGE = 64 * 1024
-"""Bytes of a message that is not sent to anybody when only the number can be bounded."""
+SMALL = 1024
+"""Bytes of output that goes on to everybody where only bytes are the matter."""
 
-LEAST_HWM = 1_000
-"""Messages that any subscriber may be behind while another's queue is closed."""
+CAN_CLOSE = 0.75
+"""Share of BACKLOG_MESSAGES from which the queue of who does not read can be closed.
+
+By a limit, which holds for everybody; and ZeroMQ hears of what was read only every half of its high
+water mark, so others may seem to be that far behind.
+"""
 
 OUTPUT = {"stream", "display_data", "update_display_data", "execute_result"}
 """Types of messages that are dropped first."""
@@ -132,6 +136,7 @@ class SlowReaders:
         self._log = log
         self.dropping = False
         self._closed = False  # to who does not read: ZeroMQ drops everything for it, and only it
+        self._somebody_reads = False
         self._closed_until = 0
         self._lost = 0
         self._example: Sequence[bytes] = []  # a message that was lost
@@ -142,8 +147,8 @@ class SlowReaders:
         """Somebody subscribed, over the connection ``descriptor``."""
         if descriptor is not None and b"stream".startswith(topic[:6]):
             self._subscribers.add(descriptor)
-            if self.dropping and not self._closed:
-                self._close_queue()  # who has just come must not go without
+            if self.dropping:
+                self._see_who_reads()  # who has just come must not go without
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
@@ -191,34 +196,35 @@ class SlowReaders:
         )
         # It still has room for this, and will find it where the gap begins.
         self._tell("a client has stopped reading; output that is not sent to it is lost from here")
-        if self._subscribers.somebody_reads():
-            self._close_queue()
+        self._see_who_reads()
 
     def _may_pass(self, frames: Sequence[bytes], size: int) -> bool:
         if time.monotonic() > self._looked_at + _LOOK_AGAIN:
             self.look()
             if not self.dropping:
                 return True
-            if not self._closed and self._subscribers.somebody_reads():
-                self._close_queue()
+            self._see_who_reads()
         msg_type = type_of(frames)
         if self._closed:
             self._lost += 1
             if msg_type == "status":
                 self._missed.append(frames)
-            return size < LARGE or self._backlog.size < BACKLOG_BYTES
-        if msg_type in OUTPUT:
+            return True
+        if msg_type in OUTPUT and (size > SMALL or not self._somebody_reads):
             self._lost += 1
             return False
         return True
 
-    def _close_queue(self) -> None:
-        """Let ZeroMQ drop for who does not read, so that the others lose nothing."""
-        self._closed = True
-        self._socket.sndhwm = max(LEAST_HWM, self._backlog.messages)
-        # ZeroMQ opens a full queue again when half of it was read. To be sure that it has, and that
-        # the catch-up is not lost, too: everything that can have got into it must be out.
-        self._closed_until = self._backlog.segments + LEAST_HWM // _SEGMENT_MESSAGES + 1
+    def _see_who_reads(self) -> None:
+        """If there are others: let ZeroMQ drop for who does not read, so that they lose nothing."""
+        self._somebody_reads = self._subscribers.somebody_reads()
+        can_close = self._backlog.messages > BACKLOG_MESSAGES * CAN_CLOSE
+        if self._somebody_reads and can_close and not self._closed:
+            self._closed = True
+            self._socket.sndhwm = self._backlog.messages
+            # ZeroMQ opens a full queue again when half of it was read; a catch-up that comes
+            # earlier would be lost, too. So: when everything that is in it now is out.
+            self._closed_until = self._backlog.segments
 
     def _recover(self) -> None:
         self.dropping = self._closed = False
