@@ -103,7 +103,7 @@ TRIALS = (
     Trial(
         "never-reads",
         "A subscriber that never reads, a flood, and a client that reads",
-        "others miss nothing; memory under the bound; status comes through; the loss is said",
+        "others miss nothing small; memory under the bound; all status messages; the loss is said",
         never_reads,
         judge_never_reads,
     ),

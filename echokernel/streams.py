@@ -156,6 +156,9 @@ class OutStream(IPykernelOutStream):
     def isatty(self) -> bool:
         return False
 
+    def _is_master_process(self) -> bool:
+        return not self._is_copy  # authors ask ipykernel's stream
+
     # --- from the process's descriptor --------------------------------------------------------
 
     def _take_captured(self) -> None:
