@@ -104,7 +104,7 @@ class KernelApp:
                 _write_connection_file(target, self._connection(file, bound))
             if not self.options.startup_file:
                 _tell_how_to_attach(Path(file.path))
-            self._serve(kernel_class, file, bound, iopub)
+            self._serve(kernel_class, file, target or Path(file.path), bound, iopub)
 
     # --- the steps, in order ------------------------------------------------------------------
 
@@ -194,7 +194,12 @@ class KernelApp:
         )
 
     def _serve(
-        self, kernel_class: type[Any], file: StartupFile, bound: Channels, iopub: IOPub
+        self,
+        kernel_class: type[Any],
+        file: StartupFile,
+        connection_file: Path,
+        bound: Channels,
+        iopub: IOPub,
     ) -> None:
         """Make the kernel and answer until it is told to shut down."""
         from . import serving  # imports ipykernel, as does this:
@@ -203,6 +208,7 @@ class KernelApp:
         if self.options.switch_interval is not None:
             sys.setswitchinterval(self.options.switch_interval)
         config = serving.kernel_config(self.options.config)
+        config.IPKernelApp.connection_file = str(connection_file)  # where authors look for it
         session = Session(
             session=self.session_id,
             key=file.key,

@@ -30,6 +30,13 @@ from .streams import OutStream
 STDIN_CONNECT_TIME = 0.25
 """Seconds that a client's stdin channel may lag behind its shell channel."""
 
+NOT_ON_CONTROL = (
+    "execute_request",  # user code runs on the main thread only: it is for shell
+    "create_subshell_request",  # K2: no subshells
+    "delete_subshell_request",
+    "list_subshell_request",
+)
+
 STATUS = {state: pack_json({"execution_state": state}) for state in ("busy", "idle")}
 
 NO_FRONTEND = (
@@ -41,18 +48,8 @@ NO_FRONTEND = (
 class Kernel(IPykernelKernel):
     """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
 
-    # No subshells (K2). And user code runs on the main thread only: execute is for shell.
-    control_msg_types = [
-        name
-        for name in IPykernelKernel.control_msg_types
-        if "subshell" not in name and name != "execute_request"
-    ]
-
-    def __init__(self, **traits: Any) -> None:
-        self._topics: dict[str, bytes] = {}
-        super().__init__(**traits)
-
     abort_waiting: Callable[[], None] | None = None
+    _topics: dict[str, bytes]
     session: Any  # never None here
 
     @property
@@ -67,10 +64,6 @@ class Kernel(IPykernelKernel):
             "help_links": self.help_links,
             "supported_features": ["iopub_welcome"],
         }
-
-    @property
-    def _supports_kernel_subshells(self) -> bool:
-        return False
 
     @default("shell_channel_thread")
     def _no_shell_channel_thread(self) -> Any:
@@ -218,11 +211,42 @@ class Kernel(IPykernelKernel):
             time.sleep(0.01)
 
 
+class _Facts:
+    """What no kernel class can say otherwise here (K2), whatever it is on ipykernel's app.
+
+    Nothing may depend on `Kernel`\\ 's constructor: authors call ipykernel's by name.
+    """
+
+    control_handlers: dict[str, Any]
+
+    def __init__(self, **traits: Any) -> None:
+        self._topics: dict[str, bytes] = {}
+        super().__init__(**traits)
+        for name in NOT_ON_CONTROL:
+            self.control_handlers.pop(name, None)
+
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        said: dict[str, Any] = super().kernel_info  # type: ignore[misc]
+        return {
+            **said,
+            "protocol_version": PROTOCOL_VERSION,
+            "supported_features": ["iopub_welcome"],
+        }
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
+
+
 def serving_class(kernel_class: type[IPykernelKernel]) -> type[Kernel]:
-    """Return ``kernel_class`` itself if it is a `Kernel` of ours, else one that is both."""
-    if issubclass(kernel_class, Kernel):
-        return kernel_class
-    return type(kernel_class.__name__, (Kernel, kernel_class), {"__doc__": kernel_class.__doc__})
+    """Return the class to serve ``kernel_class`` by: a `Kernel`, with what holds for all of them.
+
+    A class of another author stays in front of ours: what it overrides stays overridden, and its
+    ``super()`` finds ours before ipykernel's.
+    """
+    bases = (kernel_class,) if issubclass(kernel_class, Kernel) else (kernel_class, Kernel)
+    return type(kernel_class.__name__, (_Facts, *bases), {"__doc__": kernel_class.__doc__})
 
 
 def error_content(error: BaseException) -> dict[str, Any]:

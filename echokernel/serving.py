@@ -23,6 +23,7 @@ from .messaging import ChannelLoop, ControlThread
 from .protocol.errors import EchoKernelError
 from .session import Session
 from .streams import OutStream
+from .surroundings import IOPubThread, offer_comms, show_values
 
 STREAMS = ("stdout", "stderr")
 
@@ -65,15 +66,21 @@ def serve(
             at_exit.enter_context(_replaced(name, stream))
         interrupts = at_exit.enter_context(contextlib.closing(Interrupts(ending_signals)))
 
+        offer_comms(at_exit)
+
         async def run() -> None:
             kernel = serving_class(kernel_class).instance(
                 session=session,
                 iopub_socket=iopub,
+                iopub_thread=IOPubThread(iopub, control_thread.loop),
                 stdin_socket=bound.stdin,
                 control_thread=control_thread,
                 **facts,
             )
+            show_values(kernel, at_exit)
             kernel.record_ports(bound.ports.to_keys())
+            # IPython's kernel warns at every start that it has no debugger; kernel_info says so.
+            kernel.log.addFilter(lambda record: "debugpy_stream undefined" not in str(record.msg))
             kernel.start()
             await _answer(kernel, bound, control_thread, interrupts)
 

@@ -20,14 +20,15 @@ FLOORS = {
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle",
     2: "protocol.handshake",
     3: "capture channels comms files interrupts iopub kernelbase lazy_packages messaging multipart"
-    " parent registration session slow_readers stderr_tail streams",
+    " parent registration session slow_readers stderr_tail streams"
+    " surroundings",
     4: "client command_line install kernel provisioner serving",
     5: "app conformance.*",
     6: "__init__ __main__",
 }
 KERNEL_SIDE = (
     "app capture comms interrupts iopub kernel kernelbase lazy_packages messaging multipart"
-    " parent serving session slow_readers streams"
+    " parent serving session slow_readers streams surroundings"
 )  # fmt: skip
 LAUNCHER_SIDE = "client provisioner stderr_tail"
 BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"
