@@ -2,8 +2,8 @@
 
 A turn sends requests and compares everything that is published for them, in its order, with what
 the cell must say; one message that is missing, damaged, too many or misplaced ends the soak.
-Cells are always the same ones and are kept out of the history: IPython keeps what it compiles and
-what it counts, and that growth would be no leak of the kernel's.
+Cells are always the same ones and stay out of the history: what IPython keeps of each new cell
+would look like a leak of the kernel's.
 """
 
 from __future__ import annotations
@@ -58,9 +58,16 @@ def _opened(comm, message):
     comm.on_msg(lambda message: comm.send(message["content"]["data"]))
     comm.send({{"opened": message["content"]["data"]}})
 
+def _forget(result):
+    get_ipython().history_manager.outputs.clear()
+
 get_ipython().kernel.comm_manager.register_target("{COMM_TARGET}", _opened)
+get_ipython().events.register("post_run_cell", _forget)
 """
-"""Makes a comm target that answers what opens it, and then everything that it is sent."""
+"""Makes a comm target that answers what opens it, and then everything that it is sent.
+
+And lets IPython (9) forget what cells have shown: it keeps all of it, history or not.
+"""
 
 KERNELS_COMM = """
 from comm import create_comm

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from cells import begin, end_of, run, serve
 from conftest import handshake_metadata
-from harness import BUSY, DEADLINE, DELIMITER, IDLE, receive
+from harness import BUSY, DEADLINE, DELIMITER, IDLE, receive, wait_until
 from jupyter_client.manager import start_new_kernel
 
 BASH = "bash_kernel.kernel:BashKernel"
@@ -228,8 +228,12 @@ def test_interrupting_bash(bash):
     """It swallows the KeyboardInterrupt and sends ^C on; the shell and its variables survive."""
     run(bash, "x=5")
     msg_id = begin(bash, "echo asleep; sleep 60")
-    started = psutil.Process(bash.process.pid).children(recursive=True)
-    [sleeping] = [process for process in started if process.name() == "sleep"]
+
+    def sleeping_process():
+        started = psutil.Process(bash.process.pid).children(recursive=True)
+        return next((process for process in started if process.name() == "sleep"), None)
+
+    sleeping = wait_until(sleeping_process, "bash has started `sleep`")
     os.killpg(bash.process.pid, signal.SIGINT)
     assert end_of(bash, msg_id).reply["status"] == "abort"
     psutil.wait_procs([sleeping], timeout=DEADLINE)

@@ -44,7 +44,8 @@ class Reader:
         self.socket.rcvhwm = 10
         self.socket.subscribe(b"")
         self.socket.connect(url(client.connection, "iopub"))
-        assert parse(receive(self.socket), client.key)["msg_type"] == "iopub_welcome"
+        while parse(receive(self.socket), client.key)["msg_type"] != "iopub_welcome":
+            pass  # another's `starting` can come before
         self.key = client.key
         self.idle = set()
         self.comms = []
@@ -67,7 +68,7 @@ class Reader:
         return self.notices
 
     def read(self):
-        frames = receive(self.socket)
+        frames = receive(self.socket, 3 * DEADLINE)  # what is dropped has to be made, too
         header, parent_header = frames[-4], frames[-3]
         if b'"display_data"' in header:  # a hundred thousand of them: not worth a look
             self._displays[parent_header] += 1
@@ -135,11 +136,11 @@ def test_others_lose_nothing(kernel):
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_memory_is_bounded(others, kernel):
-    """P3: 800 MB of output that somebody does not read."""
+    """P3: 500 MB of output that somebody does not read."""
     sleeper, readers = Reader(kernel), [Reader(kernel) for _ in range(others)]
     process = psutil.Process(kernel.process.pid)
     before = process.memory_info().rss
-    flood = kernel.execute(f"display_many 800 {MB}")
+    flood = kernel.execute(f"display_many 500 {MB}")
     for reader in readers:
         reader.read_until_idle(flood)
     assert kernel.reply(flood, timeout=3 * DEADLINE)["content"]["status"] == "ok"
@@ -147,4 +148,4 @@ def test_memory_is_bounded(others, kernel):
     after = run(kernel, "tell_a_comm after")
     sleeper.read_until_idle(after)
     assert flood in sleeper.idle
-    assert 200 < sleeper.displays(flood) < 400
+    assert 200 < sleeper.displays(flood) < 300
