@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import report
@@ -20,6 +21,7 @@ from peers import ECHOES, PEERS, WORKLOADS, Peer, isolated, missing
 from plan import Measure
 from progress import say
 from report import Samples
+from trials import Trial
 
 LEAST_ROUNDS = 2
 """Rounds that are taken even when the time is over."""
@@ -28,8 +30,8 @@ WARM_UP = 50
 """Size at most of the turn before the first round."""
 
 
-def run(measures: Sequence[Measure], quick: bool) -> dict[str, Any]:
-    """Take these measures of every peer that is installed; return the report.
+def run(measures: Sequence[Measure], trials: Sequence[Trial], quick: bool) -> dict[str, Any]:
+    """Take these measures of every peer that is installed, then make these trials; return all.
 
     However this ends, no kernel is left.
     """
@@ -50,15 +52,14 @@ def run(measures: Sequence[Measure], quick: bool) -> dict[str, Any]:
             # Only now: kernels that run, if only idle, would be noise for those that start.
             running = [measure for measure in own if measure.running]
             taken |= _take_of_running(running, quick, present, failures)
-        # The place of the adverse trials: what each finds goes into "trials" below, by its name, as
-        # {"title": ..., "values": {name: value}}; `tables` prints it.
+        tried = {trial.name: asdict(trial.run(quick, say)) for trial in trials}
     return {
         "machine": about,
         "quick": quick,
         "seconds": round(time.monotonic() - begun, 1),
         "measures": {measure.name: taken[measure.name] for measure in measures},
         "goals": [outcome(goal, taken[goal.measure]) for goal in GOALS if goal.measure in taken],
-        "trials": {},
+        "trials": tried,
         "not_installed": absent,
         "failures": failures,
         "load_at_end": report.load(),

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import trials
 from peers import PEERS
 
 LEGEND = (
@@ -37,9 +38,9 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             "Goals, of echokernel",
             *_aligned([_goal_row(goal) for goal in report["goals"]]),
         ]
-    for trial in report["trials"].values():
-        text += ["", trial["title"], *(f"  {k}: {v}" for k, v in trial["values"].items())]
     text.append("")
+    for tried in report["trials"].values():
+        text += trials.lines(trials.Result(**tried))
     text += [f"not installed: {k} (pip install {p})" for k, p in report["not_installed"].items()]
     text += [f"FAILED {where}: {why}" for where, why in report["failures"].items()]
     return text
