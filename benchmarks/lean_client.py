@@ -20,6 +20,8 @@ from lean_messages import (
     is_idle,
     is_output,
     is_reply,
+    receiver,
+    sender,
     signed_frames,
 )
 
@@ -40,6 +42,9 @@ JOIN_RETRY = 200
 
 DRAIN_EVERY = 25
 """Replies of a batch after which what has come on IOPub is read."""
+
+
+NOBLOCK = int(zmq.NOBLOCK)
 
 
 class Flood(NamedTuple):
@@ -73,6 +78,8 @@ class LeanClient:
             socket.set_hwm(0)  # a batch waits in our memory; it neither blocks nor is dropped
             socket.rcvtimeo = SILENCE
             socket.connect(f"{connection['transport']}://{connection['ip']}:{connection[name]}")
+        self._send = sender(self._shell)
+        self._receive_on = {s: receiver(s) for s in (self._shell, self._iopub)}
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -81,7 +88,7 @@ class LeanClient:
         """Return when the kernel answers on both channels."""
         deadline = time.monotonic() + ANSWER_TIME
         while True:
-            self._shell.send_multipart(self.info_requests(1)[0].frames)
+            self._send(self.info_requests(1)[0].frames)
             # A message published before we had joined is not repeated: ask until one comes.
             if self._iopub.poll(JOIN_RETRY):
                 break
@@ -107,7 +114,7 @@ class LeanClient:
     def execute(self, request: Request) -> None:
         """Send one request of either kind; return when its reply and its idle status are here."""
         deadline = time.monotonic() + ANSWER_TIME
-        self._shell.send_multipart(request.frames)
+        self._send(request.frames)
         while not is_reply(self._receive(self._shell, deadline), request.mark):
             pass
         while not is_idle(self._receive(self._iopub, deadline), request.mark):
@@ -122,7 +129,7 @@ class LeanClient:
         deadline = time.monotonic() + ANSWER_TIME
         batch, last = requests[0].mark.rpartition(b"_")[0] + b"_", requests[-1].mark
         for request in requests:
-            self._shell.send_multipart(request.frames)
+            self._send(request.frames)
         outputs, idle = 0, False
         for number in range(len(requests)):
             while not is_reply(self._receive(self._shell, deadline), batch):
@@ -147,11 +154,11 @@ class LeanClient:
         received: list[list[bytes]] = []
         begun = arrived = time.monotonic()
         deadline = begun + FLOOD_TIME
-        self._shell.send_multipart(request.frames)
+        self._send(request.frames)
         replied = idle = False
         while not idle and arrived < deadline:
             try:
-                frames = self._iopub.recv_multipart()
+                frames = self._receive_on[self._iopub]()
             except zmq.Again:
                 self._check(deadline)
                 replied = replied or self._replied(request)
@@ -179,7 +186,7 @@ class LeanClient:
         """Return the signed frames of the next message."""
         while True:
             try:
-                return self._signer.verified(socket.recv_multipart())
+                return self._signer.verified(self._receive_on[socket]())
             except zmq.Again:
                 self._check(deadline)
 
@@ -187,7 +194,7 @@ class LeanClient:
         """Yield the signed frames of what has arrived."""
         while True:
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                frames = self._receive_on[socket](NOBLOCK)
             except zmq.Again:
                 return
             yield self._signer.verified(frames)

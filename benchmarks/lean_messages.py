@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
+
+import zmq
 
 DELIMITER = b"<IDS|MSG>"
 HEADER, PARENT, CONTENT = 0, 1, 3
@@ -63,6 +66,38 @@ class Signer:
         for frame in signed:
             mac.update(frame)
         return mac.hexdigest().encode()
+
+
+def receiver(socket: zmq.Socket[bytes]) -> Callable[..., list[bytes]]:
+    """Return ``recv_multipart`` at a third of its cost, which is the enumerations in it.
+
+    A client that is busy itself hides what a kernel costs. It takes the flags as plain numbers.
+    """
+    receive_frame: Callable[..., zmq.Frame] = super(zmq.Socket, socket).recv
+
+    def receive(flags: int = 0) -> list[bytes]:
+        frames = []
+        while True:
+            frame = receive_frame(flags, False)
+            frames.append(frame.bytes)
+            if not frame.more:
+                return frames
+
+    return receive
+
+
+def sender(socket: zmq.Socket[bytes]) -> Callable[[list[bytes]], None]:
+    """Return ``send_multipart``, likewise."""
+    send_frame: Callable[..., None] = super(zmq.Socket, socket).send
+    more = int(zmq.SNDMORE)
+
+    def send(frames: list[bytes]) -> None:
+        *first, last = frames
+        for frame in first:
+            send_frame(frame, more)
+        send_frame(last, 0)
+
+    return send
 
 
 def signed_frames(frames: list[bytes]) -> list[bytes]:

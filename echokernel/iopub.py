@@ -45,9 +45,6 @@ SUBSCRIPTIONS_AT_ONCE = 200
 """Subscriptions handled before the next output gets its turn."""
 
 
-_POLLIN = int(zmq.POLLIN)
-
-
 class _Frames(NamedTuple):
     frames: Sequence[Any]
     copy: bool
@@ -90,6 +87,7 @@ class IOPub:
         self._count = itertools.count()
         self._heard_starting = False
         self._queue: queue.SimpleQueue[_Frames | _Token] = queue.SimpleQueue()
+        self._arrived = multipart.has_arrived(xpub)
         self._room = threading.Event()
         self._large = 0  # bytes in large messages in the queue
         self._large_lock = threading.Lock()
@@ -171,7 +169,7 @@ class IOPub:
                     self._out.publish(item.frames, item.copy, item.size)
                 elif item is _LOOK:
                     self._out.look()
-                if self.socket.getsockopt(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
+                if self._arrived():
                     self._receive_subscriptions()
             except Exception:
                 # Whatever one message did, the next one must still go out: an IOPub thread

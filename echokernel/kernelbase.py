@@ -135,7 +135,8 @@ class Kernel(IPykernelKernel):
 
     async def _run_cell(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the content of the reply: ``do_execute``'s, or what it raised."""
-        self._allow_stdin = arguments["allow_stdin"]
+        if self._allow_stdin != arguments["allow_stdin"]:  # setting a trait costs, if only to False
+            self._allow_stdin = arguments["allow_stdin"]
         try:
             reply = self.do_execute(**arguments)
             if is_awaitable(reply):
@@ -154,7 +155,8 @@ class Kernel(IPykernelKernel):
                 self.send_response(self.iopub_socket, "error", failure)
             return {"status": "error", "execution_count": self.execution_count, **failure}
         finally:
-            self._allow_stdin = False
+            if self._allow_stdin:
+                self._allow_stdin = False
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         """Abort the executes that have arrived, or arrive within ``stop_on_error_timeout``."""

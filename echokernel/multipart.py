@@ -13,6 +13,8 @@ import zmq
 
 _SNDMORE = int(zmq.SNDMORE)  # plain numbers: `|` of zmq's enumerations costs a microsecond
 _NOBLOCK = int(zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 
 def check(frames: Sequence[Any]) -> int:
@@ -42,6 +44,16 @@ def sender(socket: zmq.Socket[bytes]) -> Callable[..., None]:
         send_frame(last, flags, copy)
 
     return send
+
+
+def has_arrived(socket: zmq.Socket[bytes]) -> Callable[[], bool]:
+    """Return a function that tells whether there is something to receive on ``socket``."""
+    get: Callable[[int], Any] = super(zmq.Socket, socket).get
+
+    def arrived() -> bool:
+        return bool(get(_EVENTS) & _POLLIN)
+
+    return arrived
 
 
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[], list[bytes]]:

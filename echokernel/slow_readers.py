@@ -67,8 +67,8 @@ class Backlog:
     The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
     it any more, and those before it went out earlier.
 
-    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`; ``segments``, the number
-    of segments that were ever sent.
+    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`, and whether that is more
+    than may be (``is_full``); ``segments``, the number of segments that were ever sent.
     """
 
     def __init__(self, xpub: zmq.Socket[bytes]) -> None:
@@ -79,6 +79,7 @@ class Backlog:
         self._open_size = 0
         self.messages = 0
         self.size = 0
+        self.is_full = False
 
     def send(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         self._open_messages += 1
@@ -100,6 +101,7 @@ class Backlog:
         self._segments = [segment for segment in self._segments if not segment.tracker.done]
         self.messages = sum(segment.messages for segment in self._segments)
         self.size = sum(segment.size for segment in self._segments)
+        self.is_full = not self.within(1)
 
     def waits_for(self, segment: int) -> bool:
         """Tell whether somebody has not been sent the segment of that number, or one before."""
@@ -152,7 +154,7 @@ class SlowReaders:
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
-        if not self.dropping and not self._backlog.within(1):
+        if not self.dropping and self._backlog.is_full:
             self._wait(frames)
         if not self.dropping or self._may_pass(frames, size):
             self._backlog.send(frames, copy, size)
@@ -176,7 +178,7 @@ class SlowReaders:
         """Return when there is room again, or when the slowest subscriber does not read."""
         self._subscribers.somebody_reads()  # since now
         behind, deadline = self._backlog.messages, time.monotonic() + PATIENCE
-        while not self._backlog.within(1):
+        while self._backlog.is_full:
             if time.monotonic() > deadline:
                 self._give_up(frames)
                 return

@@ -1,5 +1,6 @@
 """What users of IPython's kernel rely on, under our app: ipykernel's class, unchanged."""
 
+import itertools
 import json
 import os
 import signal
@@ -349,6 +350,32 @@ def test_a_signal_handler_of_the_users_own(ipython):
         os.killpg(ipython.process.pid, signal.SIGINT)
         assert end_of(ipython, msg_id).reply["ename"] == ename
         run(ipython, "signal.signal(signal.SIGINT, before);")
+
+
+def test_signal_handlers_that_raise_while_output_is_sent(ipython):
+    # pyzmq runs them in every send: half a message would stay, and break the next one.
+    ran = run(
+        ipython,
+        "import signal, itertools\n"
+        "from IPython.display import display\n"
+        "class Alarm(Exception): pass\n"
+        "def ring(*_):\n"
+        "    print('rings')\n"
+        "    raise Alarm\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "for _ in range(100):\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.002)\n"
+        "    try:\n"
+        "        for number in itertools.count():\n"
+        "            display({'text/plain': str(number)}, raw=True)\n"
+        "    except Alarm:\n"
+        "        pass\n",
+    )
+    assert ran.reply["status"] == "ok"
+    assert ran.text() == "rings\n" * 100
+    numbers = [int(bundle["text/plain"]) for bundle in ran.data("display_data")]
+    assert all(after in (before + 1, 0) for before, after in itertools.pairwise(numbers))
+    ipython.nothing_left()
 
 
 @pytest.mark.parametrize("code", ["exit", "quit()"])
