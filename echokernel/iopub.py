@@ -6,7 +6,7 @@ the main thread busy delays neither output nor welcomes.
 
 A second thread watches the socket's file descriptor, since the owner sleeps in its queue. That
 descriptor is edge-triggered: watching it alone missed 7 of 2,400 subscriptions, so the owner
-also looks for subscriptions after each send.
+also looks for subscriptions when it has sent what was queued.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ TICK = 0.1
 
 SUBSCRIPTIONS_AT_ONCE = 200
 """Subscriptions handled before the next output gets its turn."""
+
+MESSAGES_AT_ONCE = 50
+"""Messages sent before the next look for subscriptions, if more are queued."""
 
 
 class _Frames(NamedTuple):
@@ -155,6 +158,7 @@ class IOPub:
     # --- the owner thread ----------------------------------------------------------------
 
     def _own(self) -> None:
+        unchecked = 0  # messages since the last look for subscriptions
         while True:
             try:
                 item = self._queue.get(timeout=TICK if self._out.dropping else None)
@@ -169,8 +173,12 @@ class IOPub:
                     self._out.publish(item.frames, item.copy, item.size)
                 elif item is _LOOK:
                     self._out.look()
-                if self._arrived():
-                    self._receive_subscriptions()
+                unchecked += 1
+                due = item is _SUBSCRIPTIONS or unchecked > MESSAGES_AT_ONCE
+                if due or self._queue.empty():
+                    unchecked = 0
+                    if self._arrived():
+                        self._receive_subscriptions()
             except Exception:
                 # Whatever one message did, the next one must still go out: an IOPub thread
                 # that dies leaves a kernel that answers and shows nothing.
