@@ -7,13 +7,22 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``install`` if ``argv`` starts with it, else start a kernel; return the exit status."""
+    """Run the command that ``argv`` starts with, else start a kernel; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Imported when needed: a kernel binds its sockets before anything heavy is loaded.
-    if words and words[0] == "install":
-        from .install import install
+    match words:
+        case ["doctor", *rest]:
+            from .doctor import doctor
 
-        return install(words[1:])
+            return doctor(rest)
+        case ["install", *rest]:
+            from .install import install
+
+            return install(rest)
+        case ["stress", *rest]:
+            from .stress import stress
+
+            return stress(rest)
     from .app import launch
 
     return launch(argv=words)

@@ -32,7 +32,7 @@ def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> 
         prog="echokernel",
         description="Start a kernel; without -f by hand, with a connection file of its own.",
         epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me."
-        " Other commands: echokernel install --help.",
+        " Other commands, each with --help: echokernel doctor, install, stress.",
         allow_abbrev=False,
     )
     parser.add_argument("-f", dest="startup_file", metavar="FILE",

@@ -23,14 +23,14 @@ FLOORS = {
     " parent registration session slow_readers stderr_tail streams"
     " surroundings",
     4: "client command_line install kernel provisioner serving",
-    5: "app conformance.*",
+    5: "app conformance.* doctor stress stress_report stress_roles",
     6: "__init__ __main__",
 }
 KERNEL_SIDE = (
     "app capture comms interrupts iopub kernel kernelbase lazy_packages messaging multipart"
     " parent serving session slow_readers streams surroundings"
 )  # fmt: skip
-LAUNCHER_SIDE = "client provisioner stderr_tail"
+LAUNCHER_SIDE = "client doctor provisioner stderr_tail stress stress_report stress_roles"
 BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"
 
 # (who, what it must not reach, not even through others, why and what to do instead)
