@@ -188,7 +188,7 @@ class KernelApp:
             transport=file.transport,
             signature_scheme=file.signature_scheme,
             curve=file.curve,
-            ip=bound.ip,
+            ip=file.advertised_ip or bound.ip,
             ports=bound.ports,
             extra=extra,
         )

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import zmq
 
 from .protocol.errors import BindError
-from .protocol.startup import LOOPBACK, ConnectionFile, CurveKeys, Ports, StartupFile
+from .protocol.startup import (
+    LOOPBACK,
+    ConnectionFile,
+    CurveKeys,
+    Ports,
+    RegistrationFile,
+    StartupFile,
+)
 
 IPV4_ANY = "0.0.0.0"
 
@@ -81,7 +88,7 @@ def bind(
 
     Args:
         file: which ports to take; 0, and every port of a registration file, is ours to choose.
-        port_range: tcp ports to choose from; None: the system's choice.
+        port_range: tcp ports to choose from; None: as the file says, or the system's choice.
         bind_ip: where to bind; None: as `bind_address` says.
 
     Raises:
@@ -91,6 +98,8 @@ def bind(
     ip = bind_ip or bind_address(file)
     given = file.ports if isinstance(file, ConnectionFile) else Ports()
     preferred = Ports() if isinstance(file, ConnectionFile) else file.preferred_ports
+    if port_range is None and isinstance(file, RegistrationFile):
+        port_range = file.port_range
     binder = _Binder(file.transport, ip, file.curve, port_range)
     try:
         sockets, ports = {}, {}
@@ -232,15 +241,3 @@ def _set_options(
     if channel == "stdin":
         # K5: sending to a client that is gone fails instead of being dropped in silence.
         made.router_mandatory = True
-
-
-def port_range(text: str) -> range:
-    """Read ``"LOW-HIGH"`` (both included).
-
-    Raises:
-        ValueError: not two ports 1-65535 in order.
-    """
-    low, _, high = text.partition("-")
-    if low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= 65535:
-        return range(int(low), int(high) + 1)
-    raise ValueError(f"{text!r} is not a port range such as 50000-50100")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import __version__
-from .channels import port_range
+from .protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
 
 

@@ -37,6 +37,12 @@ MAX_REGISTRATION = 64 * 1024
 MAX_IGNORED = 1000
 """Invalid answers after which the deadline counts even while more are arriving."""
 
+_ENCRYPTION_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL  # a wrong key: the server hangs up
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL  # only one of the two encrypts
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
 
 def _header(msg_type: str, session: str) -> JsonObject:
     return header(
@@ -76,6 +82,8 @@ class Registering:
         self._socket.linger = 0
         self._socket.ipv6 = ":" in file.registration_ip
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REGISTRATION)
+        # Else a wrong CURVE key looks like a launcher that does not answer: libzmq tries for ever.
+        self._failures = self._socket.get_monitor_socket(_ENCRYPTION_FAILED)
         if file.curve is not None:
             # F6 (ours): the launcher is the CURVE server with the key pair of the file.
             self._socket.curve_serverkey = file.curve.publickey
@@ -103,6 +111,8 @@ class Registering:
 
     def close(self) -> None:
         """H5: close the socket; harmless if it is closed."""
+        self._socket.disable_monitor()
+        self._failures.close(linger=0)  # else the context waits for it, for ever
         self._socket.close()
         self._context.term()
 
@@ -112,10 +122,20 @@ class Registering:
         Raises:
             RegistrationRefused: the launcher said no.
             RegistrationTimeout: no valid receipt came in time (H4).
+            HandshakeError: the launcher and this kernel have not the same CURVE keys.
         """
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._failures, zmq.POLLIN)
         while not self._end.done:
             left = self._end.deadline - time.monotonic()
-            if self._socket.poll(max(0, math.ceil(left * 1000))):
+            ready = dict(poller.poll(max(0, math.ceil(left * 1000))))
+            if self._failures in ready:
+                raise HandshakeError(
+                    f"no encrypted connection to the launcher at {self.address}: the CURVE keys"
+                    " of the registration file (or their absence) are not what it uses"
+                )
+            if self._socket in ready:
                 self._end.receive(self._socket.recv_multipart())
                 # A language that loads for longer than the deadline finds its receipt here:
                 # first what has come, then the time. A flood of junk is no receipt.

@@ -19,9 +19,9 @@ FLOORS = {
     0: "protocol protocol.errors",
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle",
     2: "protocol.handshake",
-    3: "capture channels comms files interrupts iopub kernelbase lazy_packages messaging multipart"
-    " parent registration session slow_readers stderr_tail streams"
-    " surroundings",
+    3: "attempts capture channels comms files handing_over heartbeat interrupts iopub kernelbase"
+    " launch lazy_packages messaging multipart negotiation parent planning registration session"
+    " slow_readers stderr_tail streams surroundings unfinished",
     4: "client command_line install kernel provisioner serving",
     5: "app conformance.* doctor stress stress_report stress_roles",
     6: "__init__ __main__",
@@ -30,7 +30,10 @@ KERNEL_SIDE = (
     "app capture comms interrupts iopub kernel kernelbase lazy_packages messaging multipart"
     " parent serving session slow_readers streams surroundings"
 )  # fmt: skip
-LAUNCHER_SIDE = "client doctor provisioner stderr_tail stress stress_report stress_roles"
+LAUNCHER_SIDE = (
+    "attempts client doctor handing_over heartbeat launch negotiation planning provisioner"
+    " stderr_tail stress stress_report stress_roles unfinished"
+)
 BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"
 
 # (who, what it must not reach, not even through others, why and what to do instead)

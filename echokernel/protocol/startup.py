@@ -118,6 +118,8 @@ class RegistrationFile(_StartupFile):
         connection_file: where the kernel puts its connection file (ours, H6).
         kernel_name: copied into that connection file (ours).
         preferred_ports: ports to take again if they are free (ours, L6).
+        port_range: tcp ports to choose from; None: the system's choice (ours).
+        advertised_ip: where clients reach the kernel, if not where it binds (ours).
     """
 
     form: Form
@@ -128,6 +130,8 @@ class RegistrationFile(_StartupFile):
     connection_file: str | None = None
     kernel_name: str | None = None
     preferred_ports: Ports = Ports()
+    port_range: range | None = None
+    advertised_ip: str | None = None
 
     def to_json(self) -> JsonObject:
         """Return the object to write, as the form's kernels in the field can read it."""
@@ -151,6 +155,10 @@ class RegistrationFile(_StartupFile):
             data["kernel_name"] = self.kernel_name
         if any(port for _, port in self.preferred_ports):
             data["preferred_ports"] = self.preferred_ports.to_keys()
+        if self.port_range is not None:
+            data["port_range"] = f"{self.port_range[0]}-{self.port_range[-1]}"
+        if self.advertised_ip is not None:
+            data["advertised_ip"] = self.advertised_ip
         return data
 
 
@@ -234,6 +242,8 @@ def _registration_file(reader: _Reader, common: dict[str, Any]) -> RegistrationF
         connection_file=reader.text("connection_file", None),
         kernel_name=reader.text("kernel_name", None),
         preferred_ports=reader.ports(preferred, "preferred_ports."),
+        port_range=reader.port_range(),
+        advertised_ip=reader.text("advertised_ip", None),
     )
 
 
@@ -315,6 +325,13 @@ class _Reader:
             found[value] = name
         return Ports.from_keys(source)
 
+    def port_range(self) -> range | None:
+        text = self.text("port_range", None)
+        try:
+            return None if text is None else port_range(text)
+        except ValueError as error:
+            raise self.error("port_range", str(error)) from None
+
     def registration_port(self) -> int:
         """F2: a number or a numeric string, 1-65535."""
         value = self.data["registration_port"]
@@ -327,6 +344,19 @@ class _Reader:
             shown = value if isinstance(value, int | str) else _kind(value)
             raise self.error("registration_port", f"{shown!r:.40} is not a port (1-{MAX_PORT})")
         return port
+
+
+def port_range(text: str) -> range:
+    """Read ``"LOW-HIGH"`` (both included).
+
+    Raises:
+        ValueError: not two ports 1-65535 in order.
+    """
+    low, _, high = text.partition("-")
+    first, last = port_from_digits(low), port_from_digits(high)
+    if first is None or last is None or first > last:
+        raise ValueError(f"{text!r} is not a port range such as 50000-50100")
+    return range(first, last + 1)
 
 
 def port_from_digits(text: str) -> int | None:

@@ -1,0 +1,69 @@
+"""Launches that are under way when the launcher ends: nobody else knows of them, so they end too.
+
+A kernel that runs ends with its parent by itself. One that hangs before it has registered may
+not, and its files hold a key.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+END_TIME = 1.0
+"""Seconds that a killed process may take to be gone, here where the program itself ends."""
+
+_launches: set[Unfinished] = set()
+
+
+@dataclass(eq=False)
+class Unfinished:
+    """One launch that is under way; at exit its process is killed and its files are removed.
+
+    Attributes:
+        files: paths that only this launch uses.
+        process: the process, as soon as there is one.
+    """
+
+    files: list[str]
+    process: subprocess.Popen[Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._owner = os.getpid()
+        _launches.add(self)
+
+    def finish(self) -> None:
+        """There is nothing to end at exit any more; harmless if there never was."""
+        _launches.discard(self)
+
+    def end(self) -> None:
+        """Kill the process, remove the files. A forked child has its parent's list: not its own."""
+        self.finish()
+        if os.getpid() != self._owner:
+            return
+        if self.process is not None and self.process.poll() is None:
+            kill(self.process)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_TIME)
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill the process and, where it leads a group of its own, what it has started."""
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg") and os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+@atexit.register
+def _end_all() -> None:
+    for launch in list(_launches):
+        launch.end()
