@@ -1,0 +1,135 @@
+"""Stock clients on our kernel: ``python docs/clients_table.py`` runs them and prints the table.
+
+A cell is what became of the tests that are named here, which drive the installed program from
+outside; the column says what they show. An empty cell: nothing to show there, or no test.
+
+``python docs/clients_table.py REPORT`` runs nothing: it reads what ``pytest --junitxml=REPORT``
+has written.
+"""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parents[1]
+COLUMNS = {
+    "starts": "starts by a handshake",
+    "restarts": "its restarts",
+    "killed": "kernel killed: the next one is connected",
+    "stolen": "restart while a port is stolen",
+    "cause": "says why a kernel died at its start",
+}
+CLIENTS = {  # distribution: (what it is called, its tests)
+    "jupyter_console": (
+        "`jupyter console`",
+        {
+            "starts": ["test_stock_clients::test_jupyter_console"],
+            "cause": ["test_stock_clients::test_a_kernel_that_dies_in_a_console"],
+        },
+    ),
+    "nbclient": (
+        "nbclient, `jupyter execute`",
+        {
+            "starts": ["test_stock_clients::test_jupyter_execute"],
+            "cause": ["test_notebook_tools::test_jupyter_execute_and_a_kernel_that_dies"],
+        },
+    ),
+    "papermill": (
+        "papermill",
+        {
+            "starts": ["test_notebook_tools::test_papermill"],
+            "cause": ["test_notebook_tools::test_papermill_and_a_kernel_that_dies"],
+        },
+    ),
+    "nbmake": (
+        "nbmake, pytest-xdist",
+        {"starts": ["test_notebook_tools::test_nbmake_in_parallel"]},
+    ),
+    "voila": ("Voilà", {"starts": ["test_notebook_tools::test_voila"]}),
+    "jupyter_server": (
+        "jupyter_server, REST and websocket",
+        {
+            "starts": [
+                "test_jupyter_server::test_start_execute_and_shut_down",
+                "test_jupyter_server::test_several_at_once",
+            ],
+            "restarts": [
+                "test_jupyter_server::test_restart",
+                "test_jupyter_server::test_the_activity_monitor",
+            ],
+            "killed": [
+                "test_jupyter_server::test_autorestart",
+                "test_jupyter_server::test_supervision_gives_up",
+            ],
+            "stolen": ["test_jupyter_server::test_a_port_is_stolen_at_a_restart"],
+            "cause": ["test_jupyter_server::test_a_session_whose_kernel_dies"],
+        },
+    ),
+    "jupyterlab": (
+        "JupyterLab, in Chromium",
+        {
+            "starts": ["test_jupyterlab::test_run_all", "test_jupyterlab::test_two_tabs"],
+            "restarts": ["test_jupyterlab::test_restart_and_run_all"],
+            "killed": ["test_jupyterlab::test_a_cell_that_crashes_its_kernel"],
+            "stolen": ["test_jupyterlab::test_restart_and_run_all_while_a_port_is_stolen"],
+            "cause": ["test_jupyterlab::test_a_kernel_that_dies_at_its_start"],
+        },
+    ),
+}
+
+
+def run(names, report):
+    """Run the tests, and write what became of them into the file ``report``."""
+    nodes = [f"tests/{name.replace('::', '.py::')}" for name in names]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *nodes],
+        cwd=HERE,
+        env={**os.environ, "ECHOKERNEL_TEST_EVERYTHING": "1"},  # nothing is left out unseen
+        stdout=sys.stderr,
+        check=False,
+    )
+
+
+def read(report):
+    """Return {test: whether it passed with all of its parameters}."""
+    passed = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        module = case.get("classname").rpartition(".")[2]
+        name = f"{module}::{case.get('name').partition('[')[0]}"
+        wrong = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
+        passed[name] = passed.get(name, True) and not wrong
+    return passed
+
+
+def cell(names, passed):
+    """Return what the table says of these tests."""
+    if not names:
+        return ""
+    return "yes" if all(passed[name] for name in names) else "no"
+
+
+def main(report=None):
+    names = {name for _, cells in CLIENTS.values() for tests in cells.values() for name in tests}
+    if report is None:
+        with TemporaryDirectory() as folder:
+            report = Path(folder) / "report.xml"
+            run(sorted(names), report)
+            passed = read(report)
+    else:
+        passed = read(report)
+    if unknown := names - set(passed):
+        sys.exit(f"these tests were not run: {', '.join(sorted(unknown))}")
+    print("|", *(f"| {label}" for label in COLUMNS.values()), "|")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for distribution, (client, tests) in CLIENTS.items():
+        cells = [cell(tests.get(column, []), passed) for column in COLUMNS]
+        print(f"| {client} {version(distribution)}", *(f"| {said}" for said in cells), "|")
+    return 0 if all(passed[name] for name in names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

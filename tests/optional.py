@@ -1,0 +1,34 @@
+"""What not everybody has installed: skipped with the reason for a user, a failure in CI."""
+
+import importlib
+import os
+import shutil
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+EVERYTHING = "ECHOKERNEL_TEST_EVERYTHING"
+"""Set by .ci/run: what is missing there would go untested, and nobody would see it."""
+
+
+def module(name: str, extra: str = "lab") -> ModuleType:
+    """Import what ``pip install '.[extra]'`` brings; without it, skip the test module."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise  # it is there, and broken
+        missing(f"{name} is not installed: pip install '.[{extra}]'")
+
+
+def program(name: str, *, debian: str) -> str:
+    """Return the path of a program; without it, skip the test module."""
+    return shutil.which(name) or missing(f"no {name} here; on Debian: apt-get install {debian}")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test module that is being imported; in CI, fail."""
+    if os.environ.get(EVERYTHING):
+        pytest.fail(f"{reason} ({EVERYTHING} is set)", pytrace=False)
+    pytest.skip(reason, allow_module_level=True)
