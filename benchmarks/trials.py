@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lean_messages import KernelLost
 from peers import isolated
+from ready import SUBJECTS, judge_ready, ready
 from trial_kernel import OURS, OURS_SWITCHING, STOCK, Facts, Subject
 from trials_abuse import JUNK_BOUND, judge_junk, junk
 from trials_crowd import joins, judge_joins
@@ -135,6 +136,14 @@ TRIALS = (
         "every one welcomed",
         joins,
         judge_joins,
+    ),
+    Trial(
+        "ready",
+        "1,000 clients that connect, wait for the welcome and execute at once",
+        "nothing lost; no first start longer than with jupyter_client's client",
+        ready,
+        judge_ready,
+        SUBJECTS,
     ),
 )
 

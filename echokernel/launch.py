@@ -8,12 +8,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from .attempts import Attempt
 from .negotiation import Choice, Way
 from .protocol.errors import KernelDied, LaunchError, LaunchTimeout
 from .protocol.startup import Ports
 from .stderr_tail import StderrTail
+
+Error = TypeVar("Error", bound=LaunchError)
 
 EXIT_POLL = 0.02
 """Seconds between looks whether the process has ended."""
@@ -104,7 +107,7 @@ class Launch:
                 raise self.error(LaunchError, "the launch was given up")
             status = await poll()
             if status is not None:
-                problem = f"the kernel {_ending(status)} before it {attempt.way.told}"
+                problem = f"the kernel {ending(status)} before it {attempt.way.told}"
                 raise self.error(KernelDied, problem, status, await tail.read_to_end())
             if attempt.failure is not None:
                 raise self.error(LaunchError, attempt.failure, None, tail.text())
@@ -136,11 +139,11 @@ class Launch:
 
     def error(
         self,
-        kind: type[LaunchError],
+        kind: type[Error],
         problem: str,
         exit_status: int | None = None,
         stderr_tail: str = "",
-    ) -> LaunchError:
+    ) -> Error:
         """Return an error that tells what was tried, and for how long (L4)."""
         ways = ", then ".join(str(way) for way in self._tried)
         return kind(
@@ -152,7 +155,7 @@ class Launch:
         )
 
 
-def _ending(status: int) -> str:
+def ending(status: int) -> str:
     """Say how a process ended: ``exited with status 2``, ``was killed by SIGKILL``."""
     if status >= 0:
         return f"exited with status {status}"

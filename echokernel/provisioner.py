@@ -23,10 +23,10 @@ from traitlets import CaselessStrEnum, Float, List, Unicode
 from . import attempts, negotiation, planning
 from .attempts import Attempt
 from .handing_over import hand_over, hold_in_port_cache
-from .launch import Launch
+from .launch import Launch, ending
 from .negotiation import Way
 from .planning import Settings
-from .protocol.errors import LaunchError
+from .protocol.errors import KernelDied, LaunchError
 from .protocol.startup import Ports
 from .stderr_tail import StderrTail
 from .unfinished import Unfinished, kill
@@ -86,6 +86,7 @@ class HandshakeProvisioner(LocalProvisioner):
 
     _attempt: Attempt | None = None
     _launch: Launch
+    _tail: StderrTail | None = None
     _launching = False
     _found_dead: subprocess.Popen[bytes] | None = None
 
@@ -151,6 +152,18 @@ class HandshakeProvisioner(LocalProvisioner):
             self._conclude()
             self._launching = False
             self._found_dead = None
+
+    async def death(self) -> KernelDied | None:
+        """Return why the kernel is not there any more; None while it lives, or if none was started.
+
+        For who waits for a kernel that told its ports and ended before it was of use.
+        """
+        status = None if self.process is None else await self.poll()
+        if status is None:
+            return None
+        last_lines = await self._tail.read_to_end() if self._tail else ""
+        problem = f"the kernel {ending(status)} before it was ready"
+        return self._launch.error(KernelDied, problem, status, last_lines)
 
     async def kill(self, restart: bool = False) -> None:
         """Kill the process; note whether it was dead, as it is at an autorestart."""
@@ -225,7 +238,7 @@ class HandshakeProvisioner(LocalProvisioner):
         attempt, launch = self._attempt, self._launch
         if attempt is None:
             raise launch.error(LaunchError, "the launch was given up before it began")
-        tail = StderrTail(kwargs.get("stderr"))
+        tail = self._tail = StderrTail(kwargs.get("stderr"))
         unfinished = Unfinished(attempt.files)
         try:
             with tail.capture() as stderr:

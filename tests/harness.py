@@ -42,7 +42,15 @@ def signed_frame(key: str, body: bytes) -> list[bytes]:
     return [DELIMITER, sign(key, body), body]
 
 
-def message(msg_type: str, content: dict, *, key: str = KEY, session: str = "test", **header):
+def message(
+    msg_type: str,
+    content: dict,
+    *,
+    key: str = KEY,
+    session: str = "test",
+    parent: dict | None = None,
+    **header,
+):
     """Return (msg_id, frames) of a Jupyter message."""
     msg_id = uuid.uuid4().hex
     head = {
@@ -54,7 +62,7 @@ def message(msg_type: str, content: dict, *, key: str = KEY, session: str = "tes
         "version": "5.6",
         **header,
     }
-    parts = [json.dumps(part).encode() for part in (head, {}, {}, content)]
+    parts = [json.dumps(part).encode() for part in (head, parent or {}, {}, content)]
     return msg_id, [DELIMITER, sign(key, *parts), *parts]
 
 

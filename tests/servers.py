@@ -44,7 +44,7 @@ a gate, only when somebody has opened it."""
 NO_GATE = ""
 
 DIES = "import sys; sys.exit('line one\\nthe cause')"
-CAUSE = ["exited with status 1 before it registered", "the signed-frame handshake", "the cause"]
+CAUSE = ["exited with status 1 before it", "the signed-frame handshake", "the cause"]
 """What is said of such a kernel."""
 
 SUPERVISION = [
@@ -232,8 +232,8 @@ class Server:
 class Websocket:
     """A frontend's connection to one kernel: every channel in one websocket."""
 
-    def __init__(self, server: Server, kernel_id: str):
-        self.session = uuid.uuid4().hex
+    def __init__(self, server: Server, kernel_id: str, session: str | None = None):
+        self.session = session or uuid.uuid4().hex
         # Not the client's own deadline: each receive has one.
         self._socket = websocket.create_connection(
             f"{server.url.replace('http', 'ws', 1)}api/kernels/{kernel_id}/channels"

@@ -43,7 +43,10 @@ def test_all_is_well():
     echo, python3 = found["echo-handshake"], found["python3"]
     assert echo["folder"] == KernelSpecManager().get_kernel_spec("echo-handshake").resource_dir
     assert (echo["provisioner"], echo["installed"]) == ("handshake-provisioner", True)
-    assert (echo["way"], echo["why"]) == ("signed-frame", "its kernel_protocol_version is 5.6")
+    assert (echo["way"], echo["why"]) == (
+        "signed-frame",
+        'its config says "handshake": "signed-frame"',
+    )
     assert (python3["provisioner"], python3["way"]) == ("local-provisioner", "classic")
 
 
@@ -53,7 +56,7 @@ def test_what_people_read():
     assert done.stdout.splitlines()[0].startswith("jupyter_client ")
     assert done.stdout.splitlines()[-2:] == [
         "  provisioner  handshake-provisioner (installed)",
-        "  starts by    signed-frame: its kernel_protocol_version is 5.6",
+        '  starts by    signed-frame: its config says "handshake": "signed-frame"',
     ]
 
 

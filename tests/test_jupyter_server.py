@@ -148,7 +148,10 @@ def test_a_cell_that_crashes_its_kernel(server, kernel, connect):
     frontend.hear_status("restarting")
     frontend.hear_welcome()
     assert frontend.run("say again")[1:] == [("stream", {"name": "stdout", "text": "again\n"})]
-    assert server.get(f"api/kernels/{kernel_id}")["execution_state"] == "idle"
+    # It has ears of its own, and they may hear a moment later than the frontend's.
+    wait_until(
+        lambda: server.get(f"api/kernels/{kernel_id}")["execution_state"] == "idle", "it is idle"
+    )
 
 
 def says(frontend, text):

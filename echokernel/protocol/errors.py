@@ -12,9 +12,10 @@
     ├── HandshakeError          the handshake ended without a receipt
     │   ├── RegistrationRefused     the launcher said no                      (the launcher)
     │   └── RegistrationTimeout     the launcher said nothing                 (the launcher)
-    └── LaunchError             the launcher could not bring up the kernel
-        ├── KernelDied              the process ended before it registered
-        └── LaunchTimeout           the process lives but did not register
+    ├── LaunchError             the launcher could not bring up the kernel
+    │   ├── KernelDied              the process ended before it registered, or was ready
+    │   └── LaunchTimeout           the process lives but did not register
+    └── NotReady                the client waited for a kernel in vain
 
 Facts are attributes; the sentence is made from them and says what to do. No attribute and no
 sentence holds a key.
@@ -131,8 +132,20 @@ class LaunchError(EchoKernelError, RuntimeError):
 
 
 class KernelDied(LaunchError):
-    """The kernel's process ended before it registered."""
+    """The kernel's process ended before it registered, or before a client found it ready."""
 
 
 class LaunchTimeout(LaunchError):
     """The kernel's process did not register before the deadline and was stopped."""
+
+
+class NotReady(EchoKernelError, RuntimeError):
+    """A client waited for a kernel in vain: ``problem`` (str), ``waited`` (seconds).
+
+    Also a ``RuntimeError``, which is what ``jupyter_client``'s own clients raise.
+    """
+
+    def __init__(self, problem: str, waited: float) -> None:
+        self.problem = problem
+        self.waited = waited
+        super().__init__(f"the kernel is not ready after {waited:.1f} s: {problem}")

@@ -63,6 +63,11 @@ SENTENCES = [
         {"exit_status": None, "stderr_tail": ""},
         "no registration (after 60.0 s; tried: python -m k)",
     ),
+    (
+        errors.NotReady("no answer", 2.04),
+        {"problem": "no answer", "waited": 2.04},
+        "the kernel is not ready after 2.0 s: no answer",
+    ),
 ]  # fmt: skip
 
 
@@ -89,6 +94,7 @@ def test_the_tree_is_the_one_that_is_drawn():
     assert drawn == real
 
 
-def test_a_launch_error_is_the_runtime_error_that_jupyter_client_catches():
-    """L4: jupyter_client and its users catch RuntimeError."""
-    assert issubclass(errors.LaunchError, RuntimeError)
+@pytest.mark.parametrize("kind", [errors.LaunchError, errors.NotReady])
+def test_the_runtime_error_that_jupyter_client_catches(kind):
+    """L4, S3: jupyter_client and its users catch RuntimeError."""
+    assert issubclass(kind, RuntimeError)

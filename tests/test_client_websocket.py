@@ -1,0 +1,162 @@
+"""jupyter_server with our websocket connection and kernel manager, set by its configuration."""
+
+import json
+import sys
+
+import optional
+import pytest
+from conftest import handshake_metadata
+from harness import IDLE, Client, wait_until
+from servers import Server, Websocket
+
+optional.module("jupyter_server")
+
+CONFIGURATION = [
+    "--log-level=DEBUG",
+    "--ServerApp.kernel_websocket_connection_class=echokernel.websocket.WelcomeWebsocketConnection",
+    "--MappingKernelManager.kernel_manager_class=echokernel.websocket.WelcomeServerKernelManager",
+]
+RESTARTS = 20
+CELLS = 5
+DOING = [sys.executable, "-m", "echokernel", "--kernel-class", "kernels:DoingKernel", "-f",
+         "{connection_file}"]  # fmt: skip
+RAW_XEUS = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}", "--raw"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = Server(tmp_path_factory.mktemp("server"), "jupyter_server", *CONFIGURATION)
+    started.kernelspec(
+        "doing", argv=DOING, metadata=handshake_metadata(), kernel_protocol_version="5.6"
+    )
+    # It promises a welcome (5.6 in its reply) and sends it without the topic.
+    started.kernelspec("xeus", argv=RAW_XEUS)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def kernel(server):
+    """Start a kernel by REST: ``kernel(name)`` returns its id; it is shut down at the end."""
+    started = []
+
+    def start(name="echo-handshake"):
+        started.append(server.start_kernel(name))
+        return started[-1]
+
+    yield start
+    for kernel_id in started:
+        server.rest("DELETE", f"api/kernels/{kernel_id}")
+        server.forget_files(kernel_id)
+
+
+@pytest.fixture
+def page(server):
+    """Open a page on a kernel: ``page(kernel_id)``; ``page(kernel_id, session)`` loads it anew."""
+    opened = []
+
+    def open_page(kernel_id, session=None):
+        opened.append(Websocket(server, kernel_id, session))
+        return opened[-1]
+
+    yield open_page
+    for each in opened:
+        each.close()
+
+
+def outputs(frontend, count=CELLS):
+    """Send all cells at once; return what each had between its busy and its idle."""
+    wanted = [frontend.execute(f"say cell {number}") for number in range(count)]
+    published = {msg_id: [] for msg_id in wanted}
+
+    def complete(message):
+        parent = message["parent_header"].get("msg_id")
+        if parent in published and message["channel"] == "iopub":
+            published[parent].append((message["msg_type"], message["content"]))
+        return published[wanted[-1]][-1:] == [IDLE]
+
+    frontend.receive_until(complete)
+    return [[what for what, _ in published[msg_id]] for msg_id in wanted]
+
+
+def hear_idle_of(frontend, msg_id):
+    """Return what comes until the end of a request, whoever sent it."""
+    return frontend.receive_until(
+        lambda message: (
+            # xeus's welcome has a parent header that is null.
+            (message["parent_header"] or {}).get("msg_id") == msg_id
+            and (message["msg_type"], message["content"]) == IDLE
+        )
+    )
+
+
+COMPLETE = ["status", "execute_input", "stream", "status"]
+
+
+def test_it_is_configured(server, kernel, page):
+    """S3: by configuration alone; the frontend has its first cell whole."""
+    kernel_id = kernel("doing")
+    frontend = page(kernel_id)
+    assert outputs(frontend) == [COMPLETE] * CELLS
+    assert f"Connecting to kernel {kernel_id}" in server.log()
+    assert f"Nudge: attempt 1 on kernel {kernel_id}" not in server.log()
+
+
+@pytest.mark.timeout(300)
+def test_restart_and_run_all(server, kernel, page):
+    """S2, L6: as JupyterLab does it: restart by REST, connect again, send all cells at once."""
+    kernel_id = kernel("doing")
+    frontend = page(kernel_id)
+    for _ in range(RESTARTS):
+        status, _ = server.rest("POST", f"api/kernels/{kernel_id}/restart")
+        assert status == 200
+        frontend.close()
+        frontend = page(kernel_id, frontend.session)
+        assert outputs(frontend) == [COMPLETE] * CELLS
+
+
+def test_a_page_that_comes_while_the_kernel_is_busy(kernel, page):
+    """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
+    kernel_id = kernel("doing")
+    first = page(kernel_id)
+    msg_id = first.execute("sleep_in_one_call 1")
+    first.receive_until(lambda message: message["msg_type"] == "stream")
+    second = page(kernel_id)
+    hear_idle_of(second, msg_id)
+
+
+def test_what_was_published_while_nobody_was_there(server, kernel, page, context):
+    """S2: replayed before what comes later, in order, and nothing twice."""
+    kernel_id = kernel("doing")
+    frontend = page(kernel_id)
+    assert outputs(frontend, 1) == [COMPLETE]
+    frontend.close()
+    wait_until(
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "the page is gone"
+    )
+    connection = json.loads((server.runtime / f"kernel-{kernel_id}.json").read_text())
+    other = Client(context, connection)
+    msg_id = other.execute("display_many 50")
+    other.reply(msg_id)
+    other.close()
+    again = page(kernel_id, frontend.session)
+    got = hear_idle_of(again, msg_id)
+    numbers = [
+        int(message["content"]["data"]["text/plain"].split()[0])
+        for message in got
+        if message["msg_type"] == "display_data"
+    ]
+    assert numbers == list(range(50))
+    assert outputs(again, 1) == [COMPLETE]
+
+
+@pytest.mark.parametrize("name", ["python3", "xeus"])
+def test_other_kernels(name, kernel, page):
+    """S2: whatever they promise and keep, the frontend is let in and hears."""
+    kernel_id = kernel(name)
+    for _ in range(2):
+        frontend = page(kernel_id)
+        msg_id = frontend.execute("print('hello')")
+        got = hear_idle_of(frontend, msg_id)
+        assert "".join(message["content"].get("text", "") for message in got) == "hello\n"
+        frontend.close()
