@@ -486,6 +486,7 @@ def test_a_kernel_that_is_never_heard(context, attach):
 )
 def test_channels_that_are_stopped(kind, connection, attach):
     client = attach(connection, kind)
+    client.wait_for_ready(timeout=DEADLINE)  # its heartbeat's thread runs
     client.stop_channels()
     with pytest.raises(NotReady, match="make a new client"):
         client.wait_for_ready(timeout=DEADLINE)
