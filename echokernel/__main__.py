@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return install(rest)
         case ["stress", *rest]:
-            from .stress import stress
+            from .stress.command import stress
 
             return stress(rest)
     from .app import launch

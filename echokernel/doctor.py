@@ -176,7 +176,7 @@ def chosen_way(kernel_spec: Any, config: JsonObject) -> tuple[str, str]:
     Raises:
         traitlets.TraitError: ``config`` has a value that it does not take.
     """
-    from . import negotiation
+    from .launching import negotiation
     from .provisioner import HandshakeProvisioner
 
     provisioner = HandshakeProvisioner(kernel_spec=kernel_spec, **config)

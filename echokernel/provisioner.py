@@ -20,16 +20,16 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import CaselessStrEnum, Float, List, Unicode
 
-from . import attempts, negotiation, planning
-from .attempts import Attempt
-from .handing_over import hand_over, hold_in_port_cache
-from .launch import Launch, ending
-from .negotiation import Way
-from .planning import Settings
+from .launching import attempts, negotiation, planning
+from .launching.attempts import Attempt
+from .launching.handing_over import hand_over, hold_in_port_cache
+from .launching.launch import Launch, ending
+from .launching.negotiation import Way
+from .launching.planning import Settings
+from .launching.stderr_tail import StderrTail
+from .launching.unfinished import Unfinished, kill
 from .protocol.errors import KernelDied, LaunchError
 from .protocol.startup import Ports
-from .stderr_tail import StderrTail
-from .unfinished import Unfinished, kill
 
 LAUNCH_TIMEOUT = 60.0
 """Seconds until a kernel must be up (L4)."""

@@ -152,7 +152,7 @@ def test_a_cell_that_crashes_its_kernel(server, kernel, connect):
 
 
 def seen_idle(server, kernel_id):
-    """Tell whether the activity monitor knows; its ears are its own, and may hear a little later."""
+    """Tell whether the activity monitor knows: it has ears of its own, and may hear later."""
     return server.get(f"api/kernels/{kernel_id}")["execution_state"] == "idle"
 
 

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from .protocol.startup import Form
+from ..protocol.startup import Form
 
 
 class Way(Enum):

@@ -12,10 +12,10 @@ import zmq
 from jupyter_client.connect import port_names
 from jupyter_client.localinterfaces import is_local_ip
 
-from . import files
-from .channels import IPV4_ANY
+from .. import files
+from ..channels import IPV4_ANY
+from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
 from .negotiation import Way
-from .protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
 
 _launches = itertools.count(1)
 

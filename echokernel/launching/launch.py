@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from ..protocol.errors import KernelDied, LaunchError, LaunchTimeout
+from ..protocol.startup import Ports
 from .attempts import Attempt
 from .negotiation import Choice, Way
-from .protocol.errors import KernelDied, LaunchError, LaunchTimeout
-from .protocol.startup import Ports
 from .stderr_tail import StderrTail
 
 Error = TypeVar("Error", bound=LaunchError)

@@ -6,8 +6,8 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 
-from . import files
-from .protocol.startup import Ports
+from .. import files
+from ..protocol.startup import Ports
 
 
 def hand_over(manager: Any, ports: Ports, session_name: str | None) -> KernelConnectionInfo:

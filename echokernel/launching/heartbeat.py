@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from .protocol.startup import CurveKeys
+from ..protocol.startup import CurveKeys
 
 RECONNECT_MS = 20
 """Milliseconds between attempts to connect while nobody listens (libzmq's default is 100)."""

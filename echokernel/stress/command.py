@@ -2,7 +2,7 @@
 
 Several processes launch the same kernel at once, each way in turn, through stock jupyter_client, in
 a runtime directory of their own, while another process takes ports. At the end a table on stdout.
-What the processes do is in ``stress_roles``, what is told of it in ``stress_report``.
+What the processes do is in ``roles``, what is told of it in ``report``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 from traitlets import TraitError
 
-from .doctor import CLASSIC, DEFAULT_PROVISIONER, LOCAL, OURS, chosen_way
-from .install import KERNEL_NAME
-from .protocol.wire import JsonObject
-from .stress_report import HANDSHAKE, Progress, report, summary
-from .stress_roles import FAILED
+from ..doctor import CLASSIC, DEFAULT_PROVISIONER, LOCAL, OURS, chosen_way
+from ..install import KERNEL_NAME
+from ..protocol.wire import JsonObject
+from .report import HANDSHAKE, Progress, report, summary
+from .roles import FAILED
 
 INTERRUPTED = 130
 MISTAKE = 2
@@ -232,7 +232,7 @@ class Stage:
 
     def _start(self, role: str, job: JsonObject) -> subprocess.Popen[str]:
         """Start a process and wait until it is ready."""
-        command = [sys.executable, "-m", "echokernel.stress_roles", role, json.dumps(job)]
+        command = [sys.executable, "-m", "echokernel.stress.roles", role, json.dumps(job)]
         process = subprocess.Popen(
             command,
             env=self._environment,
@@ -312,7 +312,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _ways(text: str) -> list[str]:
-    from .provisioner import HandshakeProvisioner
+    from ..provisioner import HandshakeProvisioner
 
     setting: Any = HandshakeProvisioner.class_traits()["handshake"]
     known = [CLASSIC, HANDSHAKE, *setting.values]

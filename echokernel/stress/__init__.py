@@ -1,0 +1,1 @@
+"""``echokernel stress``: the command, the processes that it starts, what it tells."""
