@@ -22,6 +22,14 @@ from peers import isolated
 from ready import SUBJECTS, judge_ready, ready
 from trial_kernel import OURS, OURS_SWITCHING, STOCK, Facts, Subject
 from trials_abuse import JUNK_BOUND, judge_junk, junk
+from trials_comms import (
+    CLOSE_BOUND,
+    ECHO,
+    EXECUTE_BOUND,
+    FAIL_BOUND,
+    judge_killed_client,
+    killed_client,
+)
 from trials_crowd import joins, judge_joins
 from trials_loss import judge_never_reads, judge_pausing, never_reads, pausing_reader
 from trials_service import (
@@ -144,6 +152,15 @@ TRIALS = (
         ready,
         judge_ready,
         SUBJECTS,
+    ),
+    Trial(
+        "comms",
+        "A client with open comms is killed",
+        f"its request fails within {FAIL_BOUND:g} ms, its comm closes within {CLOSE_BOUND:g} ms,"
+        f" no execute takes more than {EXECUTE_BOUND:g} ms while 10,000 close",
+        killed_client,
+        judge_killed_client,
+        (ECHO,),
     ),
 )
 

@@ -88,7 +88,12 @@ class KernelApp:
             target = self._connection_file_to_write(file)
 
             # H1: all five sockets are bound, heartbeat and IOPub answer, before anybody hears.
-            bound = channels.bind(file, port_range=self.options.port_range, bind_ip=self.options.ip)
+            bound = channels.bind(
+                file,
+                port_range=self.options.port_range,
+                bind_ip=self.options.ip,
+                keepalive=self.options.iopub_keepalive,
+            )
             at_exit.callback(bound.close)
             for path in bound.ipc_paths():
                 self.leftovers.add(path)
@@ -217,6 +222,9 @@ class KernelApp:
             config=config,
         )
         facts = {"config": config, "log": log, "ident": self.ident}
+        for name in ("comm_grace_period", "comm_lifecycle"):
+            if (said := getattr(self.options, name)) is not None:
+                facts[name] = said  # else the trait's, which settings can change
         serving.serve(
             kernel_class,
             facts,

@@ -42,6 +42,24 @@ P3: a client that pauses for 10 s must not lose its outputs. Above the bound tha
 keeps, so that what is no output has room when output has none.
 """
 
+
+@dataclass(frozen=True)
+class Keepalive:
+    """TCP keepalive of IOPub: how a subscriber is missed whose host vanished without closing.
+
+    Not ZeroMQ's heartbeats: they cut off a client that merely does not read for a while. A host
+    that vanishes while it owes an acknowledgement is missed later, when the system gives up
+    sending (Linux: after about 15 minutes, ``net.ipv4.tcp_retries2``).
+
+    Attributes: ``idle`` (seconds of silence before the first probe), ``interval`` (seconds between
+    probes), ``count`` (unanswered probes that end the connection).
+    """
+
+    idle: int = 10
+    interval: int = 5
+    count: int = 3
+
+
 LINGER_MS = 1000
 """How long close() may wait to hand out what is queued, milliseconds.
 
@@ -82,7 +100,11 @@ class Channels:
 
 
 def bind(
-    file: StartupFile, *, port_range: range | None = None, bind_ip: str | None = None
+    file: StartupFile,
+    *,
+    port_range: range | None = None,
+    bind_ip: str | None = None,
+    keepalive: Keepalive | None = None,
 ) -> Channels:
     """Bind all five sockets.
 
@@ -90,6 +112,7 @@ def bind(
         file: which ports to take; 0, and every port of a registration file, is ours to choose.
         port_range: tcp ports to choose from; None: as the file says, or the system's choice.
         bind_ip: where to bind; None: as `bind_address` says.
+        keepalive: IOPub's; None: as the system has it.
 
     Raises:
         BindError: an address is taken, not ours or not usable, or the range is exhausted.
@@ -100,7 +123,7 @@ def bind(
     preferred = Ports() if isinstance(file, ConnectionFile) else file.preferred_ports
     if port_range is None and isinstance(file, RegistrationFile):
         port_range = file.port_range
-    binder = _Binder(file.transport, ip, file.curve, port_range)
+    binder = _Binder(file.transport, ip, file.curve, port_range, keepalive)
     try:
         sockets, ports = {}, {}
         for channel, fixed in given:
@@ -160,12 +183,18 @@ class _Binder:
     """Makes, sets up and binds sockets; remembers them for the case that one cannot be bound."""
 
     def __init__(
-        self, transport: str, ip: str, curve: CurveKeys | None, port_range: range | None
+        self,
+        transport: str,
+        ip: str,
+        curve: CurveKeys | None,
+        port_range: range | None,
+        keepalive: Keepalive | None,
     ) -> None:
         self._transport = transport
         self._ip = ip
         self._curve = curve
         self._port_range = port_range
+        self._keepalive = keepalive
         self._sockets: list[zmq.Socket[bytes]] = []
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heartbeat_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -183,6 +212,11 @@ class _Binder:
         made: zmq.Socket[bytes] = context.socket(kind)
         self._sockets.append(made)
         _set_options(made, channel, self._curve, ipv6=":" in self._ip)
+        if channel == "iopub" and self._keepalive is not None:
+            made.tcp_keepalive = 1
+            made.tcp_keepalive_idle = self._keepalive.idle
+            made.tcp_keepalive_intvl = self._keepalive.interval
+            made.tcp_keepalive_cnt = self._keepalive.count
         for port in self._candidates(fixed, preferred):
             try:
                 made.bind(url(self._transport, self._ip, port))
@@ -226,8 +260,9 @@ def _set_options(
         made.curve_publickey = curve.publickey
         made.curve_server = True
     if channel == "iopub":
-        # W1: report every subscription, not only the first of each topic.
-        made.setsockopt(zmq.XPUB_VERBOSE, 1)
+        # W1: report every subscription, not only the first of each topic; and every leave, too:
+        # a stranger can make libzmq report a "last" one that is none.
+        made.setsockopt(zmq.XPUB_VERBOSER, 1)
         # W3: what comes in several frames is no subscription. Without it libzmq would act on
         # each frame: somebody would be subscribed whom we never saw.
         made.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)
@@ -241,3 +276,20 @@ def _set_options(
     if channel == "stdin":
         # K5: sending to a client that is gone fails instead of being dropped in silence.
         made.router_mandatory = True
+
+
+def keepalive(text: str) -> Keepalive | None:
+    """Read ``"IDLE,INTERVAL,COUNT"``, or ``"off"``.
+
+    Raises:
+        ValueError: neither.
+    """
+    if text == "off":
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(
+        each.isdecimal() and 1 <= int(each) <= 32767 for each in numbers
+    ):
+        raise ValueError(f"{text!r} is not a keepalive such as 10,5,3, or off")
+    idle, interval, count = map(int, numbers)
+    return Keepalive(idle, interval, min(count, 127))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import __version__
+from .channels import Keepalive, keepalive
 from .protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
 
@@ -23,6 +24,9 @@ class Options:
     log_level: str
     capture_fd_output: bool
     switch_interval: float | None
+    iopub_keepalive: Keepalive | None
+    comm_grace_period: float | None
+    comm_lifecycle: bool | None
     config: list[str]
 
 
@@ -54,12 +58,26 @@ def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> 
     parser.add_argument("--switch-interval", type=_seconds, metavar="SECONDS",
                         help="how long a thread that computes keeps others waiting, for the whole"
                         " process (default: Python's, 0.005)")  # fmt: skip
+    parser.add_argument("--iopub-keepalive", type=keepalive, default=Keepalive(),
+                        metavar="IDLE,INTERVAL,COUNT",
+                        help="TCP keepalive of IOPub in seconds and probes, or off: when a client"
+                        " is missed whose host vanished (default: 10,5,3)")  # fmt: skip
+    parser.add_argument("--comm-grace-period", type=_grace, metavar="SECONDS",
+                        help="how long comms that nobody listens to any more stay open"
+                        " (default: 1)")  # fmt: skip
+    parser.add_argument("--comm-lifecycle", default=None, action=argparse.BooleanOptionalAction,
+                        help="let comms and their requests end when nobody listens any"
+                        " more")  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     known, config = parser.parse_known_args(argv)
     for word in config:
         if not (word.startswith("--") and "." in word and "=" in word):
             parser.error(f"unrecognized argument: {word} (settings: --Class.name=value)")
     return Options(config=config, **vars(known))
+
+
+def _grace(text: str) -> float:
+    return 0.0 if float(text) == 0 else _seconds(text)
 
 
 def _seconds(text: str) -> float:

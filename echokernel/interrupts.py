@@ -12,12 +12,13 @@ thread sees to it that it is delivered (`Interrupts.install`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from select import select
 from types import FrameType
 from typing import Any
@@ -37,7 +38,10 @@ class Interrupts:
     def __init__(self, ending: Sequence[int] = ()) -> None:
         self._ending = ending
         self.window_open = False
-        self._task: asyncio.Task[Any] | None = None  # the one that runs user code
+        self.on_suspend: Callable[[], None] | None = None
+        """Called in the context of user code when it awaits something that is not there yet."""
+        # Those that run user code: mostly one; others run while it waits.
+        self._tasks: list[asyncio.Task[Any] | None] = []
         self._pending = False  # SIGINT came between two steps of it
         self._unhandled: socket.socket | None = None
         self._wakeup: socket.socket | None = None
@@ -71,11 +75,15 @@ class Interrupts:
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call ``function``, await what it returns if that can be awaited, return the result.
 
+        While user code waits, other user code may be run between (comm messages).
+
         Raises:
             KeyboardInterrupt: SIGINT came meanwhile, and the code let it pass.
             Exception: whatever the code raised.
         """
-        self._task, self._pending = asyncio.current_task(), False
+        was_pending, was_open = self._pending, self.window_open
+        task, self._pending = asyncio.current_task(), False
+        self._tasks.append(task)
         try:
             try:
                 self.window_open = True
@@ -84,8 +92,23 @@ class Interrupts:
                 self.window_open = False
             return await _Steps(self, result) if is_awaitable(result) else result
         finally:
-            self._task = None
-            self._forget_handled()
+            self._tasks.remove(task)
+            if not self._tasks:
+                self._forget_handled()
+            else:
+                self._pending, self.window_open = was_pending or self._pending, was_open
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Let an interrupt of user code wait until the block has ended, and raise it then."""
+        was_open, self.window_open = self.window_open, False
+        try:
+            yield
+        finally:
+            self.window_open = was_open
+        if was_open and self.take():
+            self.window_open = False
+            raise KeyboardInterrupt
 
     def shut(self) -> None:
         """Close the window until user code runs again: what follows must not be torn apart."""
@@ -133,14 +156,14 @@ class Interrupts:
         if self.window_open:
             self.window_open = False
             raise KeyboardInterrupt
-        if self._task is not None:
+        if self._tasks and (task := self._tasks[-1]) is not None:
             self._pending = True
             # The loop sleeps in select(): a plain cancel() would wait for its next event.
-            self._task.get_loop().call_soon_threadsafe(self._wake)
+            task.get_loop().call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        if self._pending and self._task is not None:
-            self._task.cancel()
+        if self._pending and self._tasks and (task := self._tasks[-1]) is not None:
+            task.cancel()
 
 
 class _Forks:
@@ -201,6 +224,7 @@ class _Steps:
         steps = self._awaitable.__await__()
         resume: Callable[[Any], Any] = steps.send
         value: Any = None
+        on_suspend = self._interrupts.on_suspend
         while True:
             if self._interrupts.take():
                 resume, value = steps.throw, self._interrupt(value)
@@ -211,6 +235,9 @@ class _Steps:
                 return stop.value
             finally:
                 self._interrupts.window_open = False
+            if on_suspend is not None:
+                on_suspend()
+                on_suspend = None
             try:
                 resume, value = steps.send, (yield waits_for)
             except BaseException as error:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from . import multipart
+from .listeners import Listeners, descriptor_of
 from .protocol import subscriptions
 from .protocol.wire import DELIMITER, JsonObject, Message, Signer, header, pack_json, pack_message
 from .slow_readers import SlowReaders
@@ -83,6 +84,7 @@ class IOPub:
     ) -> None:
         self.socket = xpub
         self._out = SlowReaders(xpub, self._notice, self._pause, log)
+        self.listeners = Listeners()
         self._signer = signer
         self._session = session
         self._status_topic = f"{topic}.status".encode()
@@ -139,6 +141,11 @@ class IOPub:
     def send(self, frame: Any, flags: int = 0, copy: bool = True, track: bool = False) -> None:
         """Queue a message of one frame."""
         self.send_multipart([frame], flags, copy, track)
+
+    @property
+    def waiting(self) -> int:
+        """Number of messages that have not been sent yet."""
+        return self._queue.qsize()
 
     def _wait_for_room(self) -> None:
         # Not the control thread: a kernel whose output nobody takes can still be interrupted.
@@ -203,8 +210,10 @@ class IOPub:
         if isinstance(event, subscriptions.Malformed):
             self._log.warning("IOPub: ignored what is no subscription: %s", event.why)
             return
+        descriptor = descriptor_of(frames[0])
+        self.listeners.take(event, descriptor)
         if isinstance(event, subscriptions.Subscribed):
-            self._out.joined(event.topic, _descriptor(frames[0]))
+            self._out.joined(event.topic, descriptor)
         # W2: every reported subscription with a UTF-8 topic is welcomed.
         content = subscriptions.welcome_content(event)
         if content is None or not isinstance(event, subscriptions.Subscribed):
@@ -262,11 +271,3 @@ class IOPub:
                     return
                 self._queue.put(_SUBSCRIPTIONS)
                 self._drained.wait()
-
-
-def _descriptor(frame: zmq.Frame) -> int | None:
-    """Return the descriptor of the connection that ``frame`` came over; None without one."""
-    try:
-        return int(frame.get("__fd"))
-    except (zmq.ZMQError, ValueError):
-        return None

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from fnmatch import fnmatchcase
 
-from . import __version__
+from . import __version__, echo_comms
 from .kernelbase import Kernel
 
 
@@ -25,6 +25,7 @@ class EchoKernel(Kernel):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.cells = []  # (execution count, text) of each cell that asked to be remembered
+        echo_comms.offer(self.comm_manager)  # leave it out if your language has no comms
 
     def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
         """Run one cell: publish its output, then return the reply's content."""

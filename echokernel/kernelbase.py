@@ -16,11 +16,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import comm
 import zmq
 from ipykernel.jsonutil import json_clean
 from ipykernel.kernelbase import Kernel as IPykernelKernel
 from tornado.ioloop import IOLoop
-from traitlets import default
+from traitlets import Any as TraitAny
+from traitlets import Bool, Float, default
 
 from .interrupts import is_awaitable
 from .protocol.errors import WireError
@@ -48,7 +50,16 @@ NO_FRONTEND = (
 class Kernel(IPykernelKernel):
     """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
 
+    comm_manager = TraitAny(help="what the comm package's get_comm_manager() returns")
+    comm_grace_period = Float(1.0, min=0, config=True, help=(
+        "Seconds after which comms that nobody listens to any more are closed."
+    ))  # fmt: skip
+    comm_lifecycle = Bool(True, config=True, help=(
+        "Whether requests fail and comms are closed when their subscribers leave."
+    ))  # fmt: skip
+
     abort_waiting: Callable[[], None] | None = None
+    on_shutdown: Callable[[], None] | None = None
     _topics: dict[str, bytes]
     session: Any  # never None here
 
@@ -69,6 +80,10 @@ class Kernel(IPykernelKernel):
     def _no_shell_channel_thread(self) -> Any:
         # IPython's kernel asks it which thread runs user code.
         return SimpleNamespace(parent_thread=threading.main_thread())
+
+    @default("comm_manager")
+    def _the_comm_manager(self) -> Any:
+        return comm.get_comm_manager()
 
     def _topic(self, topic: str) -> bytes:
         try:
@@ -100,7 +115,21 @@ class Kernel(IPykernelKernel):
     async def shutdown_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Answer, then end; a request that does not say ``restart`` means no restart."""
         parent["content"].setdefault("restart", False)
+        if self.on_shutdown is not None:
+            self.on_shutdown()
         await super().shutdown_request(stream, ident, parent)
+
+    async def comm_info_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Tell which comms are open; on control, while the main thread opens and closes them."""
+        target = parent["content"].get("target_name")
+        comms = {
+            comm_id: {"target_name": each.target_name}
+            # A copy in one step: list(items()) can be interrupted by the garbage collector.
+            for comm_id, each in self.comm_manager.comms.copy().items()
+            if target in (None, each.target_name)
+        }
+        content = {"comms": comms, "status": "ok"}
+        self.session.send(stream, "comm_info_reply", content, parent, ident)
 
     async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Run a cell; whatever becomes of it, the request is answered."""

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -24,6 +24,7 @@ from . import multipart
 from .interrupts import Interrupts, is_awaitable
 from .iopub import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams
+from .overtaking import Overtaking
 from .streams import OutStream
 
 TURN = 0.005
@@ -58,21 +59,41 @@ class ChannelLoop:
         self._to_abort: collections.deque[list[bytes]] = collections.deque()
         self._abort_until = 0.0
         self._handlers: dict[str, Any] = getattr(kernel, f"{channel}_handlers")
+        self._arrived = asyncio.Event()
+        self._is_free = False  # no request is in hand
+        self._outer: tuple[Any, Any] = (b"", {})  # the request that comm messages overtake
+        self.overtaking: Overtaking | None = None
+        if interrupts is not None:
+            self.overtaking = Overtaking(
+                router, self._receive, self._dispatch_between, self._keep, interrupts, self._log
+            )
+            interrupts.on_suspend = self._on_suspend
 
     async def serve(self) -> None:
         """Answer requests until cancelled."""
         loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-        loop.add_reader(self._socket.fileno(), arrived.set)
+        arrived = self._arrived
+
+        def readable() -> None:
+            if self._is_free or self.overtaking is None:
+                arrived.set()
+            else:
+                self.overtaking.while_awaiting()
+
+        loop.add_reader(self._socket.fileno(), readable)
         try:
             while True:
                 # The descriptor is edge-triggered: forget the edge first, then read until
                 # there is nothing, or a message that comes in between would lie there.
                 arrived.clear()
                 await self._drain()
+                self._is_free = True
                 await arrived.wait()
+                self._is_free = False
         finally:
             loop.remove_reader(self._socket.fileno())
+            if self.overtaking is not None:
+                self.overtaking.close()
 
     def abort_waiting(self) -> None:
         """Take in all requests that have arrived: executes among them are to be aborted."""
@@ -80,6 +101,46 @@ class ChannelLoop:
         with contextlib.suppress(zmq.Again):
             while True:
                 self._to_abort.append(self._receive())
+
+    # --- comm messages that overtake (overtaking.py) ------------------------------------------
+
+    def wait_for(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Handle comm messages until ``done()``, while a cell blocks; see `Overtaking.until`."""
+        assert self.overtaking is not None
+        self._remember_outer()
+        return self.overtaking.until(done, deadline)
+
+    async def hand_out_answers(self) -> None:
+        """C1: handle the answers to the kernel's requests over comms that have arrived."""
+        assert self.overtaking is not None
+        await self.overtaking.hand_out_answers(self._to_abort)
+
+    def _on_suspend(self) -> None:
+        assert self.overtaking is not None
+        if not self._is_free:
+            self._remember_outer()
+            self.overtaking.while_awaiting()  # what has arrived already: nobody would tell of it
+
+    def _remember_outer(self) -> None:
+        self._outer = self._kernel._parent_ident["shell"], self._kernel.get_parent("shell")
+
+    def _keep(self) -> None:
+        """Have requests that were kept back before others; nothing of it is on the usual way."""
+        assert self.overtaking is not None
+        self._receive = self.overtaking.receive
+        self._arrived.set()  # the socket will not tell of them again
+
+    async def _dispatch_between(self, frames: Sequence[bytes]) -> None:
+        used = self._replies.used
+        await self._dispatch(frames, aborting=False)
+        self._replies.used = used
+        if not self._is_free:
+            # Threads, and C code's output, go by the request that was set last.
+            identities, outer = self._outer
+            self._kernel.set_parent(identities, outer, channel="shell")
+            self._let_output_belong_to(outer)
+
+    # --- requests -----------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         turn_ends = time.monotonic() + TURN
@@ -91,7 +152,9 @@ class ChannelLoop:
                 return
             await self._dispatch(frames, aborting or time.monotonic() < self._abort_until)
             if time.monotonic() > turn_ends:
+                self._is_free = True
                 await asyncio.sleep(0)
+                self._is_free = False
                 turn_ends = time.monotonic() + TURN
 
     async def _dispatch(self, frames: Sequence[bytes], aborting: bool) -> None:

@@ -16,6 +16,8 @@ from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
 from .capture import capture
 from .channels import Channels
+from .comm_endings import CommEndings
+from .comms import manager
 from .interrupts import Interrupts
 from .iopub import IOPub
 from .kernelbase import Kernel, serving_class
@@ -82,21 +84,42 @@ def serve(
             # IPython's kernel warns at every start that it has no debugger; kernel_info says so.
             kernel.log.addFilter(lambda record: "debugpy_stream undefined" not in str(record.msg))
             kernel.start()
-            await _answer(kernel, bound, control_thread, interrupts)
+            await _answer(kernel, bound, iopub, control_thread, interrupts)
 
         _run_until_stopped(loop, loop.create_task(run()))
 
 
 async def _answer(
-    kernel: Kernel, bound: Channels, control_thread: ControlThread, interrupts: Interrupts
+    kernel: Kernel,
+    bound: Channels,
+    iopub: IOPub,
+    control_thread: ControlThread,
+    interrupts: Interrupts,
 ) -> None:
     """Serve control on its thread and shell on this one."""
     shell = ChannelLoop(kernel, "shell", bound.shell, interrupts)
     kernel.abort_waiting = shell.abort_waiting
+    _end_comms(kernel, iopub, shell, interrupts)
     interrupts.install(control_thread.loop)
     control_thread.start()
     control_thread.serve(ChannelLoop(kernel, "control", bound.control))
     await shell.serve()
+
+
+def _end_comms(kernel: Kernel, iopub: IOPub, shell: ChannelLoop, interrupts: Interrupts) -> None:
+    """Let comms end when nobody listens to them, and their requests with the kernel."""
+    comms = manager()
+    comms.adopt(kernel)
+    comms.endings = endings = CommEndings(
+        comms,
+        iopub,
+        kernel.comm_grace_period,
+        shell,
+        interrupts,
+        kernel.log,
+        is_on=kernel.comm_lifecycle,
+    )
+    kernel.on_shutdown = endings.shut_down
 
 
 def _run_until_stopped(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:

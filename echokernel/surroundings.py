@@ -17,19 +17,23 @@ import comm
 from ipykernel.iostream import IOPubThread as IPykernelIOPubThread
 from tornado.ioloop import IOLoop
 
+from .comms import create_comm, manager
 from .iopub import IOPub
 from .kernelbase import Kernel
 
 
 def offer_comms(at_exit: ExitStack) -> None:
-    """Let the ``comm`` package make comms that are ipykernel's; ``at_exit`` takes it back.
+    """Let the ``comm`` package make comms that are ours; ``at_exit`` takes it back.
 
     Before there is a kernel: authors get the manager in their constructors.
     """
-    if "ipykernel.ipkernel" not in sys.modules:  # it does the same when it is imported
-        for name, function in (("create_comm", _create_comm), ("get_comm_manager", _comm_manager)):
-            at_exit.callback(setattr, comm, name, getattr(comm, name))
-            setattr(comm, name, function)
+    for name, function in (("create_comm", create_comm), ("get_comm_manager", manager)):
+        at_exit.callback(setattr, comm, name, getattr(comm, name))
+        setattr(comm, name, function)
+    ipkernel: Any = sys.modules.get("ipykernel.ipkernel")
+    if ipkernel is not None:  # who took its functions when it was imported finds ours, too
+        at_exit.callback(setattr, ipkernel, "_comm_manager", ipkernel._comm_manager)
+        ipkernel._comm_manager = manager()
 
 
 def show_values(kernel: Kernel, at_exit: ExitStack) -> None:
@@ -76,23 +80,3 @@ class IOPubThread(IPykernelIOPubThread):
 
     def send_multipart(self, frames: Sequence[Any], *arguments: Any, **options: Any) -> None:
         self.socket.send_multipart(frames, *arguments, **options)
-
-
-_manager: Any = None
-
-
-def _create_comm(*arguments: Any, **options: Any) -> Any:
-    from ipykernel.comm.comm import BaseComm
-
-    make: Any = BaseComm
-    return make(*arguments, **options)
-
-
-def _comm_manager() -> Any:
-    global _manager
-    if _manager is None:
-        from ipykernel.comm.manager import CommManager
-
-        make: Any = CommManager
-        _manager = make()
-    return _manager

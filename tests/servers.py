@@ -234,6 +234,7 @@ class Websocket:
 
     def __init__(self, server: Server, kernel_id: str, session: str | None = None):
         self.session = session or uuid.uuid4().hex
+        self._kernels: set[str] = set()  # session ids of those that have welcomed
         # Not the client's own deadline: each receive has one.
         self._socket = websocket.create_connection(
             f"{server.url.replace('http', 'ws', 1)}api/kernels/{kernel_id}/channels"
@@ -290,7 +291,17 @@ class Websocket:
 
     def hear_welcome(self) -> list[dict]:
         """Wait until the server's subscription at a kernel that is new is live (W6)."""
-        return self.receive_until(lambda m: m["msg_type"] == "iopub_welcome")
+
+        def is_new(message):
+            # Each websocket's subscription is welcomed, and all of them hear it.
+            return (
+                message["msg_type"] == "iopub_welcome"
+                and message["header"]["session"] not in self._kernels
+            )
+
+        heard = self.receive_until(is_new)
+        self._kernels.add(heard[-1]["header"]["session"])
+        return heard
 
     def answer(self, msg_id: str, timeout: float = DEADLINE) -> tuple[dict, list[tuple]]:
         """Return a request's reply and all its publications, busy to idle."""

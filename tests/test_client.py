@@ -48,6 +48,9 @@ def attach():
     yield start_client
     for client in attached:
         if client.channels_running:
+            # jupyter_client's heartbeat thread never ends if it is stopped before it runs: it makes
+            # sockets until there are no more.
+            wait_until(lambda c=client: c.hb_channel._running, "the heartbeat's thread runs")
             client.stop_channels()
 
 

@@ -18,18 +18,19 @@ PACKAGE = Path(__file__).parents[1] / "echokernel"
 FLOORS = {
     0: "protocol protocol.errors",
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle"
-    " protocol.readiness",
+    " protocol.json_rpc protocol.readiness",
     2: "protocol.handshake",
-    3: "capture channels client_channels client_wait comms files interrupts iopub kernelbase"
-    " launching.* lazy_packages messaging multipart parent registration session slow_readers"
-    " streams surroundings",
-    4: "client command_line install kernel provisioner serving",
+    3: "capture channels client_channels client_wait comm_endings comm_requests comms files"
+    " interrupts iopub kernelbase launching.* lazy_packages listeners messaging multipart"
+    " overtaking parent registration session slow_readers streams surroundings",
+    4: "client command_line echo_comms install kernel provisioner serving",
     5: "app conformance.* doctor stress.* websocket",
     6: "__init__ __main__",
 }
 KERNEL_SIDE = (
-    "app capture comms interrupts iopub kernel kernelbase lazy_packages messaging multipart"
-    " parent serving session slow_readers streams surroundings"
+    "app capture comm_endings comm_requests comms echo_comms interrupts iopub kernel kernelbase"
+    " lazy_packages listeners messaging multipart overtaking parent serving session slow_readers"
+    " streams surroundings"
 )  # fmt: skip
 LAUNCHER_SIDE = (
     "client client_channels client_wait doctor launching.* provisioner stress.* websocket"

@@ -34,7 +34,6 @@ BY_DESIGN = {
 DEFECTS = {
     "test_message_spec.py": {},
     "test_kernel.py": {
-        "test_async_cell_waiting_for_comm_reply": "comm messages wait for the cell that awaits",
         "test_sys_path": "'' is not in sys.path",
         "test_matplotlib_inline_on_import": "MPLBACKEND is not set",
         "test_interrupt_during_pdb_set_trace": "pdb.Pdb swallows the interrupt, and asks again",

@@ -187,7 +187,6 @@ def test_an_output_widget(ipython):
     assert updates == [msg_id, ""]
 
 
-@defect("shell is read by one task, which waits for the cell's end")
 def test_a_comm_message_that_an_async_cell_waits_for(ipython):
     """C6: ipykernel 7.4 handles comms while a cell awaits; a request in a cell needs it."""
     msg_id = begin(ipython, "import asyncio, comm\nanswer = asyncio.Future()\n"

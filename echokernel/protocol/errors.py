@@ -12,6 +12,10 @@
     ├── HandshakeError          the handshake ended without a receipt
     │   ├── RegistrationRefused     the launcher said no                      (the launcher)
     │   └── RegistrationTimeout     the launcher said nothing                 (the launcher)
+    ├── CommError               a request over a comm did not end in a result
+    │   ├── CommDisconnected        nobody is left who could answer           (the frontend)
+    │   ├── CommTimeout             no answer within the time that the caller gave
+    │   └── CommRequestError        the other end answered with an error
     ├── LaunchError             the launcher could not bring up the kernel
     │   ├── KernelDied              the process ended before it registered, or was ready
     │   └── LaunchTimeout           the process lives but did not register
@@ -99,6 +103,49 @@ class RegistrationTimeout(HandshakeError):
             f"no valid receipt from the launcher at {address} within {waited:g} s ({heard});"
             " is the launcher that wrote the registration file still running?"
         )
+
+
+class CommError(EchoKernelError):
+    """A request over a comm that ended in no result (C6)."""
+
+
+class CommDisconnected(CommError, ConnectionError):
+    """Nobody is left who could answer (C1).
+
+    Also a ``ConnectionError``, for code that does not know of comms.
+
+    Attributes: ``reason`` (str), ``comm_id`` (str), ``session`` (id of the session that the comm
+    belongs to; None: nobody's).
+    """
+
+    def __init__(self, reason: str, comm_id: str, session: str | None) -> None:
+        self.reason = reason
+        self.comm_id = comm_id
+        self.session = session
+        super().__init__(f"the comm {comm_id} is disconnected: {reason}")
+
+
+class CommTimeout(CommError, TimeoutError):
+    """No answer in time: ``method`` (str), ``timeout`` (seconds, the caller's), ``comm_id``."""
+
+    def __init__(self, method: str, timeout: float, comm_id: str) -> None:
+        self.method = method
+        self.timeout = timeout
+        self.comm_id = comm_id
+        super().__init__(f"{method}: no answer on the comm {comm_id} within {timeout:g} s")
+
+
+class CommRequestError(CommError):
+    """An error as JSON-RPC has it: ``code`` (int), ``message`` (str), ``data`` (JSON or None).
+
+    Raised where a request was answered with one; a method that raises one answers with it.
+    """
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:
+        self.code = code
+        self.message = message
+        self.data = data
+        super().__init__(f"{message} ({code})")
 
 
 class LaunchError(EchoKernelError, RuntimeError):

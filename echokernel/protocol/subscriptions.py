@@ -1,19 +1,27 @@
 """What an XPUB socket reports, and what it means (JEP 65).
 
-An XPUB socket hands its owner one message for each subscription and each last unsubscription:
+An XPUB socket hands its owner one message for each subscription and each unsubscription:
 one frame, first byte 1 (joined) or 0 (left), then the topic. A peer writes what it likes, so
 everything else is `Malformed`, and is ignored by whoever reads it.
+
+`Subscribers` knows who is there, as far as comms need it (C1, C4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
 
 from .wire import DELIMITER, JsonObject, Message
 
 WELCOME = "iopub_welcome"
 """``msg_type`` of the welcome."""
+
+COMM = b"comm-"
+"""Comm messages go out on the topic ``comm-<comm_id>``."""
+
+PRESENCE = b"session."
+"""C4 (ours): who subscribes to ``session.<session id>`` says who it is."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Subscribed:
 
 @dataclass(frozen=True)
 class Unsubscribed:
-    """The last subscriber of ``topic`` left."""
+    """A subscriber of ``topic`` left."""
 
     topic: bytes
 
@@ -83,4 +91,109 @@ def welcome(event: Subscribed, content: JsonObject, header: JsonObject) -> Messa
         parent_header={},
         content=content,
         identities=[event.topic] if event.topic else [],
+    )
+
+
+@dataclass(frozen=True)
+class SessionLeft:
+    """C4: a session's presence topic has lost its last subscriber."""
+
+    session: str
+
+
+@dataclass(frozen=True)
+class EveryoneLeft:
+    """C1: a topic by which comms could be heard has lost its last subscriber.
+
+    ``heard``: the topics by which some can still be heard.
+    """
+
+    heard: frozenset[bytes]
+
+    def concerns(self, topic: bytes) -> bool:
+        """Tell whether nobody was left to hear what goes out on ``topic``."""
+        return not _reaches(self.heard, topic)
+
+
+@dataclass
+class _There:
+    """Who listens to one topic: connections by name, and how many nobody can name."""
+
+    named: dict[Hashable, None] = field(default_factory=dict)  # in the order of their joining
+    nameless: int = 0
+
+    def remove(self, connection: Hashable | None) -> None:
+        if connection is not None:
+            self.named.pop(connection, None)
+        elif self.nameless:
+            self.nameless -= 1
+
+
+class Subscribers:
+    """Who listens, to the topics that matter to comms: presence, and those that comms reach.
+
+    A connection is whatever names one to the caller; None where it cannot be named. One thread
+    writes; any thread may ask `hears` and `is_present`.
+    """
+
+    def __init__(self) -> None:
+        self._there: dict[bytes, _There] = {}
+        self._comm_topics: set[bytes] = set()
+
+    def joined(self, topic: bytes, connection: Hashable | None) -> None:
+        """Take note of a subscription; the same one again changes nothing."""
+        hears_comms = _hears_comms(topic)
+        if not hears_comms and not topic.startswith(PRESENCE):
+            return
+        there = self._there.setdefault(topic, _There())
+        if connection is None:
+            there.nameless += 1
+        else:
+            there.named[connection] = None
+        if hears_comms:
+            self._comm_topics.add(topic)
+
+    def left(
+        self, topic: bytes, connection: Hashable | None = None
+    ) -> SessionLeft | EveryoneLeft | None:
+        """Take note of a leave; return what it means for comms, None for nothing.
+
+        Nobody can send others away: a peer may unsubscribe what it has never subscribed to, and
+        libzmq reports it. Only the leave of a connection that is there counts.
+        """
+        there = self._there.get(topic)
+        if there is None:
+            return None
+        there.remove(connection)
+        if there.named or there.nameless:
+            return None
+        del self._there[topic]
+        if topic not in self._comm_topics:
+            return SessionLeft(topic[len(PRESENCE) :].decode("utf-8", "replace"))
+        self._comm_topics.discard(topic)
+        return EveryoneLeft(frozenset(self._comm_topics))
+
+    def of(self, topic: bytes) -> Collection[Hashable]:
+        """Return the connections that listen to ``topic``, as far as they have names."""
+        there = self._there.get(topic)
+        return there.named if there is not None else ()
+
+    def hears(self, topic: bytes) -> bool:
+        """Tell whether somebody hears what goes out on ``topic``, a comm's."""
+        return _reaches(self._comm_topics, topic)
+
+    def is_present(self, session: str) -> bool:
+        """Tell whether somebody listens to the presence topic of ``session``."""
+        return PRESENCE + session.encode("utf-8", "replace") in self._there
+
+
+def _hears_comms(topic: bytes) -> bool:
+    return COMM.startswith(topic) or topic.startswith(COMM)
+
+
+def _reaches(subscriptions: Collection[bytes], topic: bytes) -> bool:
+    """Tell whether one of ``subscriptions`` is how ``topic`` begins."""
+    # The first line is for ten thousand comms at once.
+    return bool(subscriptions) and any(
+        topic[:length] in subscriptions for length in range(len(topic) + 1)
     )

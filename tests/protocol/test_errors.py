@@ -50,6 +50,21 @@ SENTENCES = [
         " is the launcher that wrote the registration file still running?",
     ),
     (
+        errors.CommDisconnected("nobody listens", "one", "s1"),
+        {"reason": "nobody listens", "comm_id": "one", "session": "s1"},
+        "the comm one is disconnected: nobody listens",
+    ),
+    (
+        errors.CommTimeout("answer", 2.5, "one"),
+        {"method": "answer", "timeout": 2.5, "comm_id": "one"},
+        "answer: no answer on the comm one within 2.5 s",
+    ),
+    (
+        errors.CommRequestError(-32601, "there is no method x", [1]),
+        {"code": -32601, "message": "there is no method x", "data": [1]},
+        "there is no method x (-32601)",
+    ),
+    (
         errors.KernelDied(
             "the kernel ended", tried="python -m k", elapsed=0.31, exit_status=1,
             stderr_tail="a\nb\n",
