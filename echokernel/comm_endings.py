@@ -20,7 +20,7 @@ from .comms import Comm, CommManager
 from .interrupts import Interrupts
 from .iopub import IOPub
 from .messaging import ChannelLoop
-from .protocol.comm_lifecycle import CommLifecycle, Ended, LiveComm
+from .protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
 from .protocol.subscriptions import EveryoneLeft, SessionLeft
 
 TURN = 0.005
@@ -85,9 +85,11 @@ class CommEndings:
         """Forget a comm."""
         self._lifecycle.closed(comm_id)
 
-    def is_heard(self, comm: BaseComm) -> bool:
-        """Tell whether a request over ``comm`` can be answered at all."""
-        return not self._is_over and (not self._is_on or self._subscribers.hears(comm.topic))
+    def why_unheard(self, comm: BaseComm) -> str | None:
+        """Return why a request over ``comm`` cannot be answered; None if it can."""
+        if self._is_over:
+            return SHUTDOWN
+        return NOBODY_LISTENS if self._is_on and not self._subscribers.hears(comm.topic) else None
 
     def wait_for(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Wait while the loop stands still; tell whether ``done()`` before the deadline."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from .interrupts import is_awaitable
-from .protocol.comm_lifecycle import NOBODY_LISTENS
 from .protocol.errors import CommDisconnected, CommRequestError, CommTimeout
 from .protocol.json_rpc import (
     INTERNAL_ERROR,
@@ -46,7 +45,7 @@ class Endings(Protocol):
 
     def closed(self, comm_id: str) -> None: ...
 
-    def is_heard(self, comm: Any) -> bool: ...
+    def why_unheard(self, comm: Any) -> str | None: ...
 
     def wait_for(self, done: Callable[[], bool], deadline: float | None) -> bool: ...
 
@@ -117,8 +116,8 @@ class Requests:
         endings = comm.endings
         if comm.is_closed:
             raise CommDisconnected("it is closed", comm.comm_id, comm.session)
-        if endings is not None and not endings.is_heard(comm):
-            raise CommDisconnected(NOBODY_LISTENS, comm.comm_id, comm.session)
+        if endings is not None and (why := endings.why_unheard(comm)) is not None:
+            raise CommDisconnected(why, comm.comm_id, comm.session)
         id_ = f"{_ID}{next(_numbers)}"
         answer = self._waiting[id_] = loop.create_future()
         try:
