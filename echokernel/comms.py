@@ -18,7 +18,6 @@ from ipykernel.jsonutil import json_clean
 from traitlets import Dict
 from traitlets.config import LoggingConfigurable
 
-from .kernelbase import Kernel
 from .overtaking import COMM_MESSAGES
 
 if TYPE_CHECKING:
@@ -178,8 +177,8 @@ class CommManager(BaseCommManager, LoggingConfigurable):
         self._persistent = {PERSISTENT}
         self._sessions: dict[str, str | None] = {}
 
-    def adopt(self, kernel: Kernel) -> None:
-        """Serve ``kernel``: its comm messages, and a plain manager that it made for itself."""
+    def adopt(self, kernel: Any) -> None:
+        """Serve a kernel: its comm messages, and a plain manager that it made for itself."""
         self.kernel = kernel
         theirs = kernel.comm_manager
         if theirs is not self and _is_plain(theirs):

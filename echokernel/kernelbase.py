@@ -16,7 +16,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import comm
 import zmq
 from ipykernel.jsonutil import json_clean
 from ipykernel.kernelbase import Kernel as IPykernelKernel
@@ -50,7 +49,7 @@ NO_FRONTEND = (
 class Kernel(IPykernelKernel):
     """ipykernel's base kernel with JEP 65's features said, and a reply to every request."""
 
-    comm_manager = TraitAny(help="what the comm package's get_comm_manager() returns")
+    comm_manager = TraitAny(help="what the comm package's get_comm_manager() returns here")
     comm_grace_period = Float(1.0, min=0, config=True, help=(
         "Seconds after which comms that nobody listens to any more are closed."
     ))  # fmt: skip
@@ -83,7 +82,9 @@ class Kernel(IPykernelKernel):
 
     @default("comm_manager")
     def _the_comm_manager(self) -> Any:
-        return comm.get_comm_manager()
+        from .comms import manager
+
+        return manager()
 
     def _topic(self, topic: str) -> bytes:
         try:

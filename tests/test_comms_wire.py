@@ -182,7 +182,8 @@ def test_the_frontend_closes_a_comm_that_is_asked_over(client, tmp_path):
     """C6: the request ends."""
     client.idle(client.execute("open one"))
     noted = tmp_path / "noted"
-    client.idle(client.execute(f"ask_until_the_end {noted}"))
+    client.execute(f"ask_until_the_end {noted}")
+    client.asked("one")
     client.send("comm_close", {"comm_id": "one", "data": {}})
     client.idle(client.execute("say done"))
     assert noted.read_text() == "CommDisconnected: the frontend has closed the comm"
@@ -192,7 +193,8 @@ def test_shutdown_ends_requests(client, tmp_path):
     """C6: before the process ends."""
     client.idle(client.execute("open one"))
     noted = tmp_path / "noted"
-    client.idle(client.execute(f"ask_until_the_end {noted}"))
+    client.execute(f"ask_until_the_end {noted}")
+    client.asked("one")
     msg_id = client.send("shutdown_request", {"restart": False}, "control")
     client.idle(msg_id)
     wait_until(noted.exists, "the request has ended")
