@@ -208,9 +208,10 @@ class SlowReaders:
             self._see_who_reads()
         msg_type = type_of(frames)
         if self._closed:
-            self._lost += 1
             if msg_type == "status":
                 self._missed.append(frames)
+            else:
+                self._lost += 1
             return True
         if msg_type in OUTPUT and (size > SMALL or not self._somebody_reads):
             self._lost += 1

@@ -4,10 +4,14 @@ import asyncio
 import inspect
 import json
 import os
+import sys
+import tempfile
+from pathlib import Path
 
+import pexpect
 import pytest
 import zmq
-from harness import KEY, Client, Launcher, Process, wait_until
+from harness import DEADLINE, KEY, Client, Launcher, Process, wait_until
 from jupyter_core.utils import ensure_event_loop
 
 
@@ -31,13 +35,16 @@ def runtime_dir(tmp_path, monkeypatch):
     # Kernels start in the current directory: elsewhere than in the checkout, `echokernel` is the
     # installed one.
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runtime"
+    # A short path: the system takes no more than 107 characters for an ipc socket.
+    short = tempfile.TemporaryDirectory(prefix="ek-")
+    folder = Path(short.name) / "runtime"
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "JUPYTER_DEFAULT_PROVISIONER_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     yield folder
     left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    short.cleanup()
     assert left == [], f"left behind in the runtime directory: {left}"
 
 
@@ -138,3 +145,62 @@ def handshake_metadata(**config):
     """Return what in a kernelspec makes jupyter_client use our provisioner."""
     provisioner = {"provisioner_name": "handshake-provisioner", "config": config}
     return {"kernel_provisioner": provisioner}
+
+
+# --- programs of users --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def console(tmp_path, monkeypatch):
+    """Run jupyter console on a pseudo-terminal: ``console("--kernel", "echo-handshake")``."""
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
+    opened = []
+
+    def open_console(*words):
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "jupyter_console", *words],
+            encoding="utf-8",
+            timeout=DEADLINE,
+            dimensions=(40, 200),
+            cwd=str(tmp_path),
+            env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
+        )
+        opened.append(child)
+        return child
+
+    yield open_console
+    for child in opened:
+        child.close(force=True)
+
+
+@pytest.fixture
+def kernel(server):
+    """Start a kernel on the module's ``server``, by REST: ``kernel(name)`` returns its id."""
+    started = []
+
+    def start(name="echo-handshake"):
+        started.append(server.start_kernel(name))
+        return started[-1]
+
+    yield start
+    for kernel_id in started:
+        server.rest("DELETE", f"api/kernels/{kernel_id}")
+        assert server.processes(kernel_id) == []
+        server.forget_files(kernel_id)
+
+
+@pytest.fixture
+def connect(server):
+    """Connect a frontend: ``connect(kernel_id)``; with the session of an earlier one: a reload."""
+    from servers import Websocket  # needs what not everybody has installed
+
+    opened = []
+
+    def open_websocket(kernel_id, session=None):
+        opened.append(Websocket(server, kernel_id, session))
+        return opened[-1]
+
+    yield open_websocket
+    for each in opened:
+        each.close()

@@ -264,6 +264,10 @@ class Websocket:
     def execute(self, code: str) -> str:
         return self.send("execute_request", {"code": code, "silent": False})
 
+    def tell(self, comm_id: str, data: dict) -> str:
+        """Send a message over a comm; return its id."""
+        return self.send("comm_msg", {"comm_id": comm_id, "data": data})
+
     def receive(self, timeout: float = DEADLINE) -> dict:
         self._socket.settimeout(timeout)
         return json.loads(self._socket.recv())
@@ -302,6 +306,18 @@ class Websocket:
         heard = self.receive_until(is_new)
         self._kernels.add(heard[-1]["header"]["session"])
         return heard
+
+    def hear_data(self, wanted) -> dict:
+        """Wait for a message over a comm whose data are ``wanted``; return the data."""
+        heard = self.receive_until(
+            lambda m: m["msg_type"] == "comm_msg" and wanted(m["content"]["data"])
+        )
+        return heard[-1]["content"]["data"]
+
+    def comms(self) -> set[str]:
+        """Return the ids of the open comms."""
+        reply, _ = self.answer(self.send("comm_info_request", {}))
+        return set(reply["comms"])
 
     def answer(self, msg_id: str, timeout: float = DEADLINE) -> tuple[dict, list[tuple]]:
         """Return a request's reply and all its publications, busy to idle."""

@@ -74,30 +74,6 @@ def test_jupyter_execute(tmp_path):
     assert nbformat.read(path, 4).cells[0].outputs[0].text == "hello"
 
 
-@pytest.fixture
-def console(tmp_path, monkeypatch):
-    """Run jupyter console on a pseudo-terminal: ``console("--kernel", "echo-handshake")``."""
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
-    opened = []
-
-    def open_console(*words):
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "jupyter_console", *words],
-            encoding="utf-8",
-            timeout=DEADLINE,
-            dimensions=(40, 200),
-            cwd=str(tmp_path),
-            env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
-        )
-        opened.append(child)
-        return child
-
-    yield open_console
-    for child in opened:
-        child.close(force=True)
-
-
 def leave(child):
     # The prompt is on the screen a little before the console listens to single keys.
     wait_until(lambda: child.send("\x04") and child.expect(["exit", pexpect.TIMEOUT], 1) == 0, "^D")

@@ -7,7 +7,7 @@ import optional
 import pytest
 from conftest import handshake_metadata
 from harness import IDLE, Client, wait_until
-from servers import Server, Websocket
+from servers import Server
 
 optional.module("jupyter_server")
 
@@ -33,35 +33,6 @@ def server(tmp_path_factory):
     started.kernelspec("xeus", argv=RAW_XEUS)
     yield started
     started.stop()
-
-
-@pytest.fixture
-def kernel(server):
-    """Start a kernel by REST: ``kernel(name)`` returns its id; it is shut down at the end."""
-    started = []
-
-    def start(name="echo-handshake"):
-        started.append(server.start_kernel(name))
-        return started[-1]
-
-    yield start
-    for kernel_id in started:
-        server.rest("DELETE", f"api/kernels/{kernel_id}")
-        server.forget_files(kernel_id)
-
-
-@pytest.fixture
-def page(server):
-    """Open a page on a kernel: ``page(kernel_id)``; ``page(kernel_id, session)`` loads it anew."""
-    opened = []
-
-    def open_page(kernel_id, session=None):
-        opened.append(Websocket(server, kernel_id, session))
-        return opened[-1]
-
-    yield open_page
-    for each in opened:
-        each.close()
 
 
 def outputs(frontend, count=CELLS):
@@ -93,42 +64,42 @@ def hear_idle_of(frontend, msg_id):
 COMPLETE = ["status", "execute_input", "stream", "status"]
 
 
-def test_it_is_configured(server, kernel, page):
+def test_it_is_configured(server, kernel, connect):
     """S3: by configuration alone; the frontend has its first cell whole."""
     kernel_id = kernel("doing")
-    frontend = page(kernel_id)
+    frontend = connect(kernel_id)
     assert outputs(frontend) == [COMPLETE] * CELLS
     assert f"Connecting to kernel {kernel_id}" in server.log()
     assert f"Nudge: attempt 1 on kernel {kernel_id}" not in server.log()
 
 
 @pytest.mark.timeout(300)
-def test_restart_and_run_all(server, kernel, page):
+def test_restart_and_run_all(server, kernel, connect):
     """S2, L6: as JupyterLab does it: restart by REST, connect again, send all cells at once."""
     kernel_id = kernel("doing")
-    frontend = page(kernel_id)
+    frontend = connect(kernel_id)
     for _ in range(RESTARTS):
         status, _ = server.rest("POST", f"api/kernels/{kernel_id}/restart")
         assert status == 200
         frontend.close()
-        frontend = page(kernel_id, frontend.session)
+        frontend = connect(kernel_id, frontend.session)
         assert outputs(frontend) == [COMPLETE] * CELLS
 
 
-def test_a_page_that_comes_while_the_kernel_is_busy(kernel, page):
+def test_a_page_that_comes_while_the_kernel_is_busy(kernel, connect):
     """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
     kernel_id = kernel("doing")
-    first = page(kernel_id)
+    first = connect(kernel_id)
     msg_id = first.execute("sleep_in_one_call 1")
     first.receive_until(lambda message: message["msg_type"] == "stream")
-    second = page(kernel_id)
+    second = connect(kernel_id)
     hear_idle_of(second, msg_id)
 
 
-def test_what_was_published_while_nobody_was_there(server, kernel, page, context):
+def test_what_was_published_while_nobody_was_there(server, kernel, connect, context):
     """S2: replayed before what comes later, in order, and nothing twice."""
     kernel_id = kernel("doing")
-    frontend = page(kernel_id)
+    frontend = connect(kernel_id)
     assert outputs(frontend, 1) == [COMPLETE]
     frontend.close()
     wait_until(
@@ -139,7 +110,7 @@ def test_what_was_published_while_nobody_was_there(server, kernel, page, context
     msg_id = other.execute("display_many 50")
     other.reply(msg_id)
     other.close()
-    again = page(kernel_id, frontend.session)
+    again = connect(kernel_id, frontend.session)
     got = hear_idle_of(again, msg_id)
     numbers = [
         int(message["content"]["data"]["text/plain"].split()[0])
@@ -151,11 +122,11 @@ def test_what_was_published_while_nobody_was_there(server, kernel, page, context
 
 
 @pytest.mark.parametrize("name", ["python3", "xeus"])
-def test_other_kernels(name, kernel, page):
+def test_other_kernels(name, kernel, connect):
     """S2: whatever they promise and keep, the frontend is let in and hears."""
     kernel_id = kernel(name)
     for _ in range(2):
-        frontend = page(kernel_id)
+        frontend = connect(kernel_id)
         msg_id = frontend.execute("print('hello')")
         got = hear_idle_of(frontend, msg_id)
         assert "".join(message["content"].get("text", "") for message in got) == "hello\n"

@@ -23,36 +23,6 @@ def server(tmp_path_factory):
     started.stop()
 
 
-@pytest.fixture
-def kernel(server):
-    """Start a kernel by REST: ``kernel(name)`` returns its id; it is shut down at the end."""
-    started = []
-
-    def start(name="echo-handshake"):
-        started.append(server.start_kernel(name))
-        return started[-1]
-
-    yield start
-    for kernel_id in started:
-        server.rest("DELETE", f"api/kernels/{kernel_id}")
-        assert server.processes(kernel_id) == []
-        server.forget_files(kernel_id)
-
-
-@pytest.fixture
-def connect(server):
-    """Connect a frontend: ``connect(kernel_id)``."""
-    opened = []
-
-    def open_websocket(kernel_id):
-        opened.append(Websocket(server, kernel_id))
-        return opened[-1]
-
-    yield open_websocket
-    for each in opened:
-        each.close()
-
-
 def echoed(text):
     return [
         ("execute_input", {"code": text, "execution_count": 1}),

@@ -1,45 +1,20 @@
 """JupyterLab in a real Chromium on kernels that were started by a handshake.
 
-Selenium, because Debian builds the browser and its driver from one source: they always fit, and
-nothing else is downloaded. A person's clicks start everything; what came of it is read from
-JupyterLab's own model of the notebook, which is what it would save: a cell that is out of view
-has no text on the page.
+A person's clicks start everything; what came of it is read from JupyterLab's own model of the
+notebook, which is what it would save: a cell that is out of view has no text on the page.
 """
 
 import os
-from pathlib import Path
 
 import nbformat
 import optional
 import pytest
+from browser import PAGE_TIME, Page, chromium
 from harness import DEADLINE
 from servers import CAUSE, NO_GATE, THIEF, TOKEN, Server
 
 optional.module("jupyterlab")
-webdriver = optional.module("selenium.webdriver")
 By = optional.module("selenium.webdriver.common.by").By
-WebDriverWait = optional.module("selenium.webdriver.support.ui").WebDriverWait
-TimeoutException = optional.module("selenium.common.exceptions").TimeoutException
-CHROMIUM = optional.program("chromium", debian="chromium")
-CHROMEDRIVER = optional.program("chromedriver", debian="chromium-driver")
-
-QUIET = [
-    "--headless=new",
-    "--no-sandbox",  # it refuses to run as root with one
-    "--disable-dev-shm-usage",  # containers have little shared memory
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",  # nor may it look for Google at each start
-    "--disable-component-update",
-    "--disable-sync",
-    # A tab in the background is as fast as the one in front: both are somebody's.
-    "--disable-background-timer-throttling",
-    "--disable-renderer-backgrounding",
-    "--window-size=1000,620",
-]
-PAGE_TIME = 60
-"""Seconds until a page must be there: 10 MB of JavaScript, on two cores that others use as well."""
 
 LAB = ["--LabApp.expose_app_in_browser=True", "--LabApp.labextensions_path=[]"]
 NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
@@ -61,27 +36,15 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chromium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in [*QUIET, f"--user-data-dir={folder}"]:
-        options.add_argument(word)
-    service = webdriver.ChromeService(CHROMEDRIVER, log_output=str(folder / "driver.log"))
-    started = webdriver.Chrome(options=options, service=service)
-    started.set_page_load_timeout(PAGE_TIME)
-    yield started
-    started.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as started:
+        yield started
 
 
 @pytest.fixture
 def lab(driver, server, request):
     used = Lab(driver, server)
     yield used
-    used.keep_picture(request.node.name)
-    for extra in driver.window_handles[1:]:
-        driver.switch_to.window(extra)
-        driver.close()
-    driver.switch_to.window(driver.window_handles[0])
+    used.end(request.node.name)
 
 
 HELPERS = """
@@ -96,23 +59,14 @@ jupyterapp.commands.commandExecuted.connect((_, {id, result}) => {
 """
 
 
-class Lab:
+class Lab(Page):
     """A browser on JupyterLab; the notebook in front."""
 
+    SEEN = "[document.body.innerText, window.cells?.()]"
+
     def __init__(self, driver, server):
-        self.driver, self.server = driver, server
-
-    def js(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def wait_for(self, script, what, timeout=DEADLINE):
-        """Return what the expression gives as soon as it is true."""
-        waiting = WebDriverWait(self.driver, timeout, poll_frequency=0.05)
-        try:
-            return waiting.until(lambda _: self.js(f"return {script}"))
-        except TimeoutException:
-            seen = self.js("return [document.body.innerText, window.cells?.()]")
-            raise AssertionError(f"not within {timeout} s: {what}; seen: {seen}") from None
+        super().__init__(driver)
+        self.server = server
 
     # --- what a person does ----------------------------------------------------------------------
 
@@ -204,12 +158,6 @@ class Lab:
 
     def shell_port(self):
         return self.server.ports(self.js("return kernel().id"))["shell_port"]
-
-    def keep_picture(self, name):
-        folder = os.environ.get("ECHOKERNEL_ARTEFACTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 @pytest.fixture

@@ -27,29 +27,6 @@ def jupyter(*words):
     )
 
 
-@pytest.fixture
-def console(tmp_path):
-    """Run jupyter console on a pseudo-terminal: ``console("--kernel", "echo-handshake")``."""
-    opened = []
-
-    def open_console(*words):
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "jupyter_console", *words],
-            encoding="utf-8",
-            timeout=DEADLINE,
-            dimensions=(40, 200),
-            cwd=str(tmp_path),
-            env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
-        )
-        opened.append(child)
-        return child
-
-    yield open_console
-    for child in opened:
-        child.close(force=True)
-
-
 def kernels_of(child):
     """Return the kernels of a console, as the system's list of processes has them."""
     return [
