@@ -48,8 +48,7 @@ class Keepalive:
     """TCP keepalive of IOPub: how a subscriber is missed whose host vanished without closing.
 
     Not ZeroMQ's heartbeats: they cut off a client that merely does not read for a while. A host
-    that vanishes while it owes an acknowledgement is missed later, when the system gives up
-    sending (Linux: after about 15 minutes, ``net.ipv4.tcp_retries2``).
+    that vanishes while it owes an acknowledgement is `vanished_hosts`' business.
 
     Attributes: ``idle`` (seconds of silence before the first probe), ``interval`` (seconds between
     probes), ``count`` (unanswered probes that end the connection).
@@ -85,6 +84,7 @@ class Channels:
     control: zmq.Socket[bytes]
     heartbeat_context: zmq.Context[zmq.Socket[bytes]]
     heartbeat: zmq.Socket[bytes]
+    keepalive: Keepalive | None = None
 
     def ipc_paths(self) -> list[str]:
         """Return the socket files of ``ipc``, which libzmq does not always remove."""
@@ -140,6 +140,7 @@ def bind(
         context=binder.context,
         heartbeat_context=binder.heartbeat_context,
         heartbeat=sockets.pop("hb"),
+        keepalive=keepalive,
         **sockets,
     )
 

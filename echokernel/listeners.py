@@ -9,6 +9,7 @@ an unsubscription counts for the connection that it came over, and a report that
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from .protocol.subscriptions import (
 )
 
 
-class _Connection(NamedTuple):
+class Connection(NamedTuple):
     """A descriptor, and what tells it from others that the system gives the same number."""
 
     descriptor: int
@@ -34,6 +35,17 @@ class _Connection(NamedTuple):
     @property
     def is_open(self) -> bool:
         return _named(self.descriptor) == self
+
+    def duplicate(self) -> socket.socket | None:
+        """Return a socket of the caller's own for this connection; None if that is closed."""
+        try:
+            copy = os.dup(self.descriptor)
+        except OSError:
+            return None
+        if _named(copy) != self._replace(descriptor=copy):  # the number is somebody else's now
+            os.close(copy)
+            return None
+        return socket.socket(fileno=copy)
 
 
 class Listeners:
@@ -46,11 +58,15 @@ class Listeners:
     def __init__(self) -> None:
         self.subscribers = Subscribers()
         self.on_leave: Callable[[SessionLeft | EveryoneLeft], None] | None = None
+        self._connections: dict[Connection, None] = {}
 
     def take(self, event: Subscribed | Unsubscribed, descriptor: int | None) -> None:
         """Take note of ``event``, which came over the connection of that descriptor."""
         if isinstance(event, Subscribed):
-            self.subscribers.joined(event.topic, _named(descriptor))
+            newcomer = _named(descriptor)
+            self.subscribers.joined(event.topic, newcomer)
+            if newcomer is not None:
+                self._connections[newcomer] = None
             return
         there = self.subscribers.of(event.topic)
         who = next((each for each in there if self._is_leaving(each, descriptor)), None)
@@ -60,9 +76,16 @@ class Listeners:
         if meaning is not None and self.on_leave is not None:
             self.on_leave(meaning)
 
+    def connections(self) -> list[Connection]:
+        """Return those that have subscribed, and forget those that are closed; from one thread."""
+        for each in list(self._connections):
+            if not each.is_open:
+                self._connections.pop(each, None)
+        return list(self._connections)
+
     @staticmethod
     def _is_leaving(connection: object, descriptor: int | None) -> bool:
-        assert isinstance(connection, _Connection)
+        assert isinstance(connection, Connection)
         if descriptor is None:
             return not connection.is_open
         return connection.descriptor == descriptor
@@ -76,11 +99,11 @@ def descriptor_of(frame: zmq.Frame) -> int | None:
         return None
 
 
-def _named(descriptor: int | None) -> _Connection | None:
+def _named(descriptor: int | None) -> Connection | None:
     if descriptor is None or sys.platform == "win32":  # there it is no file's
         return None
     try:
         found = os.fstat(descriptor)
     except OSError:
         return None
-    return _Connection(descriptor, found.st_dev, found.st_ino)
+    return Connection(descriptor, found.st_dev, found.st_ino)

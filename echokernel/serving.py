@@ -26,6 +26,7 @@ from .protocol.errors import EchoKernelError
 from .session import Session
 from .streams import OutStream
 from .surroundings import IOPubThread, offer_comms, show_values
+from .vanished_hosts import VanishedHosts
 
 STREAMS = ("stdout", "stderr")
 
@@ -103,6 +104,8 @@ async def _answer(
     interrupts.install(control_thread.loop)
     control_thread.start()
     control_thread.serve(ChannelLoop(kernel, "control", bound.control))
+    if bound.keepalive is not None:
+        VanishedHosts(iopub.listeners, bound.keepalive, control_thread.loop, kernel.log).start()
     await shell.serve()
 
 

@@ -74,3 +74,25 @@ def test_a_host_that_vanishes(namespace, context, tmp_path, start):
     finally:
         vanishes.end()
         stays.close()
+
+
+def test_a_host_that_vanishes_amid_output(namespace, context, tmp_path, start):
+    """C1, C2: what it has not acknowledged keeps keepalive quiet, and the kernel publishes on."""
+    name, cable = namespace
+    options = ("--iopub-keepalive=1,1,2", "--comm-grace-period=0.3")
+    connection = serve(tmp_path, start, *options, ip=HERE)
+    stays = CommClient(context, connection)
+    stays.open("mine")
+    path = tmp_path / "connection.json"
+    within = ("ip", "netns", "exec", name)
+    vanishes = Apart(path, "theirs", "echo", "", "session.them", within=within)
+    try:
+        vanishes.line("answer")
+        assert run("ip", "-n", name, "link", "set", cable, "down").returncode == 0
+        # Each look is published to the host that is gone, too.
+        wait_until(lambda: stays.comms() and unacknowledged(), "output is not acknowledged")
+        wait_until(lambda: stays.comms() == {"mine"}, "its comm is closed", 60)
+        assert vanishes.process.poll() is None, "it has closed nothing"
+    finally:
+        vanishes.end()
+        stays.close()
