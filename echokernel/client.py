@@ -21,7 +21,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import zmq
@@ -116,7 +116,10 @@ class ThreadedWelcomeClient(WelcomeMixin, ThreadedKernelClient):
 
         def on_message(message: dict[str, Any]) -> None:  # in the loop's thread
             wait.heard(message)
-            rope.send(b"!")
+            # Full: it is awake anyway. Closed: the wait has just ended. An error here would keep
+            # the message from its callbacks.
+            with suppress(OSError):
+                rope.send(b"!")
 
         with bell, rope, self._listening(on_message):
             rope.setblocking(False)
