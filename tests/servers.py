@@ -47,6 +47,12 @@ DIES = "import sys; sys.exit('line one\\nthe cause')"
 CAUSE = ["exited with status 1 before it", "the signed-frame handshake", "the cause"]
 """What is said of such a kernel."""
 
+WELCOMING = [
+    "--ServerApp.kernel_websocket_connection_class=echokernel.websocket.WelcomeWebsocketConnection",
+    "--MappingKernelManager.kernel_manager_class=echokernel.websocket.WelcomeServerKernelManager",
+]
+"""docs/client.md: websockets that wait for the welcome."""
+
 SUPERVISION = [
     "--KernelRestarter.time_to_dead=0.2",  # seconds between looks; 3 by default
     "--KernelManager.shutdown_wait_time=2",  # seconds until a kernel is killed; 5 by default

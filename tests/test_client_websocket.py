@@ -7,15 +7,10 @@ import optional
 import pytest
 from conftest import handshake_metadata
 from harness import IDLE, Client, wait_until
-from servers import Server
+from servers import WELCOMING, Server
 
 optional.module("jupyter_server")
 
-CONFIGURATION = [
-    "--log-level=DEBUG",
-    "--ServerApp.kernel_websocket_connection_class=echokernel.websocket.WelcomeWebsocketConnection",
-    "--MappingKernelManager.kernel_manager_class=echokernel.websocket.WelcomeServerKernelManager",
-]
 RESTARTS = 20
 CELLS = 5
 DOING = [sys.executable, "-m", "echokernel", "--kernel-class", "kernels:DoingKernel", "-f",
@@ -25,7 +20,9 @@ RAW_XEUS = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}",
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    started = Server(tmp_path_factory.mktemp("server"), "jupyter_server", *CONFIGURATION)
+    started = Server(
+        tmp_path_factory.mktemp("server"), "jupyter_server", "--log-level=DEBUG", *WELCOMING
+    )
     started.kernelspec(
         "doing", argv=DOING, metadata=handshake_metadata(), kernel_protocol_version="5.6"
     )

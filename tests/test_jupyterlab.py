@@ -11,7 +11,7 @@ import optional
 import pytest
 from browser import PAGE_TIME, Page, chromium
 from harness import DEADLINE
-from servers import CAUSE, NO_GATE, THIEF, TOKEN, Server
+from servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
 
 optional.module("jupyterlab")
 By = optional.module("selenium.webdriver.common.by").By
@@ -21,13 +21,15 @@ NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(request, tmp_path_factory):
+    """JupyterLab; a test's parameter is for its command line."""
     folder = tmp_path_factory.mktemp("lab")
+    words = [*LAB, *getattr(request, "param", [])]
     settings = folder / "settings" / NO_NEWS
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     started = Server(
-        folder / "server", "jupyterlab", *LAB, JUPYTERLAB_SETTINGS_DIR=str(folder / "settings")
+        folder / "server", "jupyterlab", *words, JUPYTERLAB_SETTINGS_DIR=str(folder / "settings")
     )
     started.doing()
     yield started
@@ -207,6 +209,12 @@ def test_restart_and_run_all(lab, notebook):
         assert lab.cells() == numbered(said)
         assert lab.process() not in seen
         seen.add(lab.process())
+
+
+@pytest.mark.parametrize("server", [WELCOMING], ids=["welcoming"], indirect=True)
+def test_restart_and_run_all_with_websockets_that_wait(lab, notebook):
+    """S2, W6: the same, with our websocket connection and kernel manager."""
+    test_restart_and_run_all(lab, notebook)
 
 
 def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
