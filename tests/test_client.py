@@ -9,8 +9,8 @@ import threading
 
 import pytest
 import zmq
+from answering_kernels import FakeKernel
 from conftest import handshake_metadata, start_classic
-from fake_kernels import FakeKernel
 from harness import DEADLINE, Client, free_range, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.asynchronous import AsyncKernelClient
