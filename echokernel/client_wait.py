@@ -23,6 +23,9 @@ from .protocol.readiness import Readiness
 LOOK_EVERY = 0.1
 """Seconds between looks whether the kernel lives."""
 
+HEART_START = 1.0
+"""Seconds that the heartbeat's thread may take to begin."""
+
 HEART_SILENCE = 5.0
 """Seconds without a heartbeat after which a kernel that had answered is dead. Of a kernel that
 somebody else started we see no process."""
@@ -74,6 +77,18 @@ class WelcomeMixin(KernelClient):
         if self._iopub_channel is None:
             self.iopub_channel_class = joined(self._channel_class, self.iopub_channel_class)
         return super().iopub_channel
+
+    def stop_channels(self) -> None:
+        """Stop all channels, as jupyter_client does."""
+        # Its heartbeat thread, if it is stopped before it runs, never ends: it makes sockets until
+        # there are no more ("Too many open files").
+        heart: Any = self._hb_channel
+        latest = time.monotonic() + HEART_START
+        while heart is not None and heart.is_alive() and not heart._running:
+            if time.monotonic() > latest:
+                break
+            time.sleep(0.001)
+        super().stop_channels()
 
     async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
         """Wait until the kernel has answered, and everything it publishes is heard.
