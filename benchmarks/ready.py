@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty
 from statistics import median
@@ -45,11 +46,14 @@ ANSWER_TIME = 20.0
 """Seconds that a cell may take."""
 
 LATE = 2.0
-"""Seconds without a message, after the reply, until what has not come counts as lost: long,
+"""Seconds without a message, after two replies, until what has not come counts as lost: long,
 so that a delay on a loaded machine is not taken for a loss."""
 
-CELL = 4
-"""Messages of a cell: busy, execute_input, an output, idle."""
+CELL = ("busy", "execute_input", "output", "idle")
+"""The messages of a cell: a kernel's state by itself, others by their type."""
+
+OUTPUTS = ("stream", "execute_result", "display_data")
+"""How kernels say what a cell's value is."""
 
 BOUND = 1.0
 """A first start by our client must not take longer than by jupyter_client's, give or take noise."""
@@ -64,23 +68,26 @@ def ready(subject: Subject, quick: bool) -> Facts:
     ours, stock = _starts(subject, max(3, STARTS // share))
     facts |= _times("first start to ready", ours, stock)
     with _kernel(subject, BlockingKernelClient) as (manager, _):
-        ours, stock, lost, naively_lost = [], [], 0, 0
+        ours, stock = [], []
+        lost, naively_lost = Counter[str](), Counter[str]()
         connects = CONNECTS // share
         for number in range(connects):
             if number % 10 == 0:
                 say(f"  {number} of {connects} connects", passing=True)
             with _client(manager, BlockingWelcomeClient) as client:
                 ours.append(_ready(client))
-                lost += CELL - _heard(client)
+                lost += _lost(client)
             with _naive_client(manager) as client:
-                naively_lost += CELL - _heard(client)
+                naively_lost += _lost(client)
             if number % (CONNECTS // STOCK_CONNECTS) == 0:
                 with _client(manager, BlockingKernelClient) as client:
                     stock.append(_ready(client))
     facts |= _times("reconnect to ready", ours, stock)
     facts["connects, each with a cell"] = connects
-    facts["messages lost"] = lost
-    facts["messages lost by the naive client"] = naively_lost
+    facts["messages lost"] = lost.total()
+    facts["messages lost by the naive client"] = naively_lost.total()
+    if lost:
+        facts["lost"] = ", ".join(f"{number} {kind}" for kind, number in lost.items())
     return facts
 
 
@@ -150,12 +157,12 @@ def _client(
 
 @contextlib.contextmanager
 def _naive_client(manager: KernelManager) -> Iterator[BlockingKernelClient]:
-    """Have a client as one writes it by hand: two sockets, no wait."""
+    """Have a client as one writes it by hand: two sockets, in jupyter_client's order, no wait."""
     with _client(manager, BlockingKernelClient) as client:
         iopub, shell = zmq.Socket(client.context, zmq.SUB), zmq.Socket(client.context, zmq.DEALER)
+        shell.connect(client._make_url("shell"))
         iopub.connect(client._make_url("iopub"))
         iopub.subscribe(b"")
-        shell.connect(client._make_url("shell"))
         client._iopub_channel = ZMQSocketChannel(iopub, client.session)
         client._shell_channel = ZMQSocketChannel(shell, client.session)
         yield client
@@ -172,19 +179,34 @@ def _ready(client: BlockingKernelClient) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-def _heard(client: BlockingKernelClient) -> int:
-    """Execute; return how many of the cell's messages came."""
-    request = client.execute("1")
-    heard: list[Any] = []
+def _lost(client: BlockingKernelClient) -> Counter[str]:
+    """Execute; return which of the cell's messages did not come."""
+    cell = client.execute("1")
+    heard = Counter[str]()
     try:
-        client._recv_reply(request, timeout=ANSWER_TIME)
-        while "idle" not in heard:
+        client._recv_reply(cell, timeout=ANSWER_TIME)
+        # A second request, because messages come in order: what has not come before this one's
+        # idle never comes, and nobody has to wait for it.
+        second = client.kernel_info()
+        while True:
             message = client.get_iopub_msg(timeout=LATE)
             # A header that is null: xeus's welcome.
-            if (message["parent_header"] or {}).get("msg_id") == request:
-                heard.append(message["content"].get("execution_state") or message["msg_type"])
+            parent = (message["parent_header"] or {}).get("msg_id")
+            if parent == cell:
+                heard[_kind(message)] += 1
+            elif parent == second and _kind(message) == "idle":
+                break
     except TimeoutError as error:
         raise KernelLost("a cell was not answered") from error
     except Empty:
         pass
-    return len(heard)
+    return Counter(CELL) - heard
+
+
+def _kind(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    # Not the cell's own: at its 1,000th value IPython warns on stderr that its cache is full.
+    if content.get("name") == "stderr":
+        return "warning"
+    kind = content.get("execution_state") or message["msg_type"]
+    return "output" if kind in OUTPUTS else str(kind)
