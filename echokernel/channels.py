@@ -273,6 +273,7 @@ def _set_options(
     if channel in ("shell", "control", "stdin"):
         # A client that reconnects under the same identity takes it over at once; without it
         # libzmq refuses the newcomer while the dead connection has not been noticed.
+        # Of two that live, the one which came first is never heard again (docs/protocol.md).
         made.router_handover = True
     if channel == "stdin":
         # K5: sending to a client that is gone fails instead of being dropped in silence.

@@ -134,6 +134,11 @@ def wait_until(condition, what: str, timeout: float = DEADLINE):
             end.close()
 
 
+def text_of(file: Path) -> str:
+    """Return what somebody else writes into a file, as soon as it is there."""
+    return wait_until(lambda: file.exists() and file.read_text(), f"{file.name} is written")
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 

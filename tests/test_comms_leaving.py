@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from comm_peers import Apart, CommClient, Onlooker, Proxy, ZmtpPeer, serve
-from harness import wait_until
+from harness import text_of, wait_until
 
 GRACE = "--comm-grace-period=0.3"
 LONG_GRACE = "--comm-grace-period=3"
@@ -107,8 +107,7 @@ def test_politely(how, topic, kernel, context, tmp_path):
         client.iopub.close()
     else:
         client.iopub.unsubscribe(topic)
-    wait_until(lambda: noted.exists() and noted.read_text(), "the request has ended")
-    assert noted.read_text() == f"CommDisconnected: {GONE}"
+    assert text_of(noted) == f"CommDisconnected: {GONE}"
     assert onlooker.comms() == {"one"}
     client.close()
 

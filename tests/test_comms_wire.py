@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comm_peers import CommClient, Onlooker, serve
-from harness import message, wait_until
+from harness import message, text_of
 
 
 @pytest.fixture
@@ -185,8 +185,7 @@ def test_the_frontend_closes_a_comm_that_is_asked_over(client, tmp_path):
     client.execute(f"ask_until_the_end {noted}")
     client.asked("one")
     client.send("comm_close", {"comm_id": "one", "data": {}})
-    client.idle(client.execute("say done"))
-    assert noted.read_text() == "CommDisconnected: the frontend has closed the comm"
+    assert text_of(noted) == "CommDisconnected: the frontend has closed the comm"
 
 
 def test_shutdown_ends_requests(client, tmp_path):
@@ -197,8 +196,7 @@ def test_shutdown_ends_requests(client, tmp_path):
     client.asked("one")
     msg_id = client.send("shutdown_request", {"restart": False}, "control")
     client.idle(msg_id)
-    wait_until(noted.exists, "the request has ended")
-    assert noted.read_text() == "CommDisconnected: the kernel shuts down"
+    assert text_of(noted) == "CommDisconnected: the kernel shuts down"
 
 
 # --- while a cell waits -------------------------------------------------------------------------

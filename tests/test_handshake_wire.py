@@ -24,6 +24,7 @@ from harness import (
     mode,
     receive,
     signed_frame,
+    text_of,
     url,
     wait_until,
 )
@@ -78,7 +79,7 @@ def test_the_registration_file_may_name_the_connection_file(
     connection = signed_frame_launcher.receive_registration()
     assert not named.exists()
     signed_frame_launcher.give_receipt()
-    written = json.loads(wait_until(lambda: named.exists() and named.read_text(), "the file"))
+    written = json.loads(text_of(named))
     assert mode(named) == 0o600
     assert written["shell_port"] == connection["shell_port"]
     assert (written["kernel_name"], written["jupyter_session"]) == ("echo", "my.ipynb")

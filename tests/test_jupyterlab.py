@@ -211,12 +211,6 @@ def test_restart_and_run_all(lab, notebook):
         seen.add(lab.process())
 
 
-@pytest.mark.parametrize("server", [WELCOMING], ids=["welcoming"], indirect=True)
-def test_restart_and_run_all_with_websockets_that_wait(lab, notebook):
-    """S2, W6: the same, with our websocket connection and kernel manager."""
-    test_restart_and_run_all(lab, notebook)
-
-
 def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
     """L6: the page follows its kernel to the new port."""
     lab.open(notebook(server.doing("robbed", THIEF, NO_GATE), *["say one"] * 3))
@@ -227,34 +221,6 @@ def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
         lab.restart_and_run_all()
         assert lab.cells() == numbered([f"{text}\n" for text in said])
         assert lab.shell_port() != port
-
-
-def test_two_tabs(lab, notebook):
-    """W2, L6: both have their outputs; a restart by the one leaves the other connected."""
-    said = ["one", "two", "three"]
-    name = notebook("echo-handshake", *said)
-    lab.open(name)
-    lab.run_all()
-    process = lab.process()
-    lab.open_tab(name)
-    first, second = lab.driver.window_handles
-    assert lab.process() == process
-    lab.run_all()
-    assert lab.cells() == [(4, ["one"]), (5, ["two"]), (6, ["three"])]
-    lab.js(COUNT_WELCOMES)
-    lab.driver.switch_to.window(first)
-    lab.restart_and_run_all()
-    assert lab.cells() == numbered(said)
-    lab.driver.switch_to.window(second)
-    lab.wait_for("welcomes", "this tab is subscribed again")
-    lab.run_all()
-    assert lab.cells() == [(4, ["one"]), (5, ["two"]), (6, ["three"])]
-
-
-COUNT_WELCOMES = """
-window.welcomes = 0;
-kernel().anyMessage.connect((_, {msg}) => { welcomes += msg.header.msg_type === "iopub_welcome"; });
-"""
 
 
 def test_refresh_while_a_cell_runs(lab, notebook):
@@ -308,3 +274,44 @@ def test_a_kernel_that_dies_at_its_start(lab, notebook, server):
     """L4: the dialog shows the cause."""
     lab.show(notebook(server.dying(), "never"))
     lab.answer_dialog(*CAUSE)
+
+
+# --- with our websocket connection and kernel manager --------------------------------------------
+
+
+with_ours = pytest.mark.parametrize("server", [WELCOMING], ids=["welcoming"], indirect=True)
+
+
+@with_ours
+def test_restart_and_run_all_with_websockets_that_wait(lab, notebook):
+    """S2, W6: the same."""
+    test_restart_and_run_all(lab, notebook)
+
+
+@with_ours
+def test_two_tabs(lab, notebook):
+    """W2, L6: both have their outputs; a restart by the one leaves the other connected."""
+    said = ["one", "two", "three"]
+    name = notebook("echo-handshake", *said)
+    lab.open(name)
+    lab.run_all()
+    process = lab.process()
+    lab.open_tab(name)
+    first, second = lab.driver.window_handles
+    assert lab.process() == process
+    lab.run_all()
+    assert lab.cells() == [(4, ["one"]), (5, ["two"]), (6, ["three"])]
+    lab.js(COUNT_WELCOMES)
+    lab.driver.switch_to.window(first)
+    lab.restart_and_run_all()
+    assert lab.cells() == numbered(said)
+    lab.driver.switch_to.window(second)
+    lab.wait_for("welcomes", "this tab is subscribed again")
+    lab.run_all()
+    assert lab.cells() == [(4, ["one"]), (5, ["two"]), (6, ["three"])]
+
+
+COUNT_WELCOMES = """
+window.welcomes = 0;
+kernel().anyMessage.connect((_, {msg}) => { welcomes += msg.header.msg_type === "iopub_welcome"; });
+"""

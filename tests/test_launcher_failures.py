@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 from conftest import handshake_metadata
-from harness import wait_until
+from harness import text_of, wait_until
 from jupyter_client import AsyncKernelManager
 from launching import (
     fake_kernel,
@@ -125,7 +125,7 @@ def test_trap_8_the_launcher_ends_while_a_launch_hangs(way, kernelspecs, tmp_pat
         metadata=handshake_metadata(handshake=way),
     )  # fmt: skip
     with launcher("hanging", "starting") as process:
-        pid = int(wait_until(lambda: pid_file.exists() and pid_file.read_text(), "it hangs"))
+        pid = int(text_of(pid_file))
         assert list(runtime_dir.iterdir()), "there is a file to sweep away"
         process.stdin.close()  # and so the program ends as programs do
         assert process.wait(20) == 0
