@@ -72,7 +72,7 @@ CLIENTS = {  # distribution: (what it is called, its tests)
     "jupyterlab": (
         "JupyterLab, in Chromium",
         {
-            "starts": ["test_jupyterlab::test_run_all", "test_jupyterlab::test_two_tabs"],
+            "starts": ["test_jupyterlab::test_run_all"],
             "restarts": ["test_jupyterlab::test_restart_and_run_all"],
             "killed": ["test_jupyterlab::test_a_cell_that_crashes_its_kernel"],
             "stolen": ["test_jupyterlab::test_restart_and_run_all_while_a_port_is_stolen"],

@@ -53,6 +53,10 @@ HELPERS = """
 window.panel = () => [...jupyterapp.shell.widgets("main")][0];
 window.kernel = () => panel().sessionContext.session?.kernel;
 window.cells = () => panel().content.model.toJSON().cells;
+window.connection = () => ({
+  status: kernel()?.status, websocket: kernel()?.connectionStatus,
+  unsent: kernel()?._pendingMessages?.map(m => m.header.msg_type), session: kernel()?._kernelSession,
+});
 window.ended = {};
 jupyterapp.commands.commandExecuted.connect((_, {id, result}) => {
   ended[id] = null;
@@ -64,7 +68,7 @@ jupyterapp.commands.commandExecuted.connect((_, {id, result}) => {
 class Lab(Page):
     """A browser on JupyterLab; the notebook in front."""
 
-    SEEN = "[document.body.innerText, window.cells?.()]"
+    SEEN = "[document.body.innerText, window.cells?.(), window.connection?.()]"
 
     def __init__(self, driver, server):
         super().__init__(driver)
