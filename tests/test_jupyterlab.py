@@ -55,7 +55,8 @@ window.kernel = () => panel().sessionContext.session?.kernel;
 window.cells = () => panel().content.model.toJSON().cells;
 window.connection = () => ({
   status: kernel()?.status, websocket: kernel()?.connectionStatus,
-  unsent: kernel()?._pendingMessages?.map(m => m.header.msg_type), session: kernel()?._kernelSession,
+  session: kernel()?._kernelSession,
+  unsent: kernel()?._pendingMessages?.map(message => message.header.msg_type),
 });
 window.ended = {};
 jupyterapp.commands.commandExecuted.connect((_, {id, result}) => {
