@@ -46,16 +46,15 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
     ).tag(config=True)
 
     def create_stream(self) -> None:
-        """Connect to the kernel's channels, by an identity of this connection's own."""
-        # jupyter_server connects by the page's session id, which the page has again when it comes
-        # back. Its old socket may still be about then, to deliver what it was given while the
-        # kernel restarted; of two with one identity a ROUTER hears the last to connect, and the
-        # other never again: cells stay at [*] until the page is loaded anew.
-        identity = uuid.uuid4().hex.encode()
-        for channel in ("iopub", "shell", "control", "stdin"):
-            stream = getattr(self.kernel_manager, f"connect_{channel}")(identity=identity)
-            stream.channel = channel
-            self.channels[channel] = stream
+        """Connect to the kernel's channels."""
+        super().create_stream()
+        # jupyter_server connects by the page's session id, and a page that comes back has it again:
+        # replies and prompts that are due find it. But its old socket, closed, would stay for its
+        # linger (1 s) to deliver what it was given while the kernel restarted. Of two with one
+        # identity a ROUTER hears the last that connected, and the other never again: cells stay at
+        # [*] until the page is loaded anew.
+        for channel in ("shell", "control", "stdin"):
+            self.channels[channel].socket.linger = 0
 
     def nudge(self) -> asyncio.Future[None]:
         """Return what is done when the kernel's publications reach the frontend.

@@ -91,6 +91,7 @@ class FakeKernel:
     def publish(self, msg_type, content, parent=None):
         frames = self.message(msg_type, content, parent)
         if self.forged:
+            self.forged = False  # one is enough, and a reader meets no other one later
             self._sockets["iopub"].send_multipart([frames[0], b"forged", *frames[2:]])
         self._sockets["iopub"].send_multipart(frames)
 

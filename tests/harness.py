@@ -21,7 +21,6 @@ import uuid
 from pathlib import Path
 
 import zmq
-from jupyter_client.kernelspec import KernelSpecManager
 
 SECOND = 1000  # milliseconds, as zmq counts
 DEADLINE = 20  # seconds; generous, since nothing waits for it but a failure
@@ -81,7 +80,7 @@ def parse(frames: list[bytes], key: str = KEY) -> dict:
     }
 
 
-_next_port = itertools.count(20000)
+_next_port = itertools.count(20000 + os.getpid() % 100 * 100)  # test runs side by side
 
 
 def free_range(size: int) -> int:
@@ -147,6 +146,8 @@ class Process:
     """A kernel's process, started as the installed kernelspec says."""
 
     def __init__(self, startup_file: Path | None, environment: dict, *arguments: str):
+        from jupyter_client.kernelspec import KernelSpecManager  # fake kernels start without it
+
         argv = list(KernelSpecManager().get_kernel_spec("echo-handshake").argv)
         assert argv[0] == "python", "the wheel's kernelspec must not name a machine's path"
         argv[0] = sys.executable  # as jupyter_client reads a plain `python`

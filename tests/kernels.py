@@ -117,8 +117,10 @@ class DoingKernel(Kernel):
         print("between", flush=True)
         os.write(1, euro[1:])
 
-    def leave_a_child_behind(self, _):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3); print('late')"])
+    def leave_a_child_behind(self, gate):
+        """It waits until somebody opens the other end of the named pipe ``gate``."""
+        code = "import sys; open(sys.argv[1]).close(); print('late')"
+        subprocess.Popen([sys.executable, "-c", code, gate])
 
     def say_to_the_log(self, text):
         self.log.warning("logged %s", text)
@@ -133,7 +135,8 @@ class DoingKernel(Kernel):
                 raise ValueError("in the child")
             if how == "exit":
                 sys.exit(3)
-            signal.pause()
+            while True:
+                time.sleep(0.01)  # a signal just before a long sleep is not handled
         if how.startswith("SIG"):
             os.kill(child, getattr(signal, how))
         _, status = os.wait()

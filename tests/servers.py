@@ -313,6 +313,12 @@ class Websocket:
         self._kernels.add(heard[-1]["header"]["session"])
         return heard
 
+    def hear_output(self, msg_id: str) -> list[dict]:
+        """Wait until a request, of whoever, has printed something."""
+        return self.receive_until(
+            lambda m: m["msg_type"] == "stream" and m["parent_header"]["msg_id"] == msg_id
+        )
+
     def hear_data(self, wanted) -> dict:
         """Wait for a message over a comm whose data are ``wanted``; return the data."""
         heard = self.receive_until(

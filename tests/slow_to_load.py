@@ -4,7 +4,7 @@ import threading
 
 from echokernel.kernel import EchoKernel
 
-threading.Event().wait(1.0)  # what a large import does: one second of it
+threading.Event().wait(3.0)  # what a large import does: three seconds of it
 
 
 class SlowKernel(EchoKernel):

@@ -22,7 +22,11 @@ RAW_XEUS = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     started = Server(
-        tmp_path_factory.mktemp("server"), "jupyter_server", "--log-level=DEBUG", *WELCOMING
+        tmp_path_factory.mktemp("server"),
+        "jupyter_server",
+        "--log-level=DEBUG",
+        "--WelcomeWebsocketConnection.welcome_timeout=3",  # nobody is late on a slow machine
+        *WELCOMING,
     )
     started.kernelspec(
         "doing", argv=DOING, metadata=handshake_metadata(), kernel_protocol_version="5.6"
@@ -108,13 +112,14 @@ def test_a_page_that_had_more_to_say_when_its_kernel_restarted(server, kernel, c
             assert outputs(page, 1) == [COMPLETE]
 
 
-def test_a_page_that_comes_while_the_kernel_is_busy(kernel, connect):
+def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
     """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
     kernel_id = kernel("doing")
     first = connect(kernel_id)
-    msg_id = first.execute("sleep_in_one_call 1")
-    first.receive_until(lambda message: message["msg_type"] == "stream")
+    msg_id = first.execute("sleep_in_one_call 60")
+    first.hear_output(msg_id)
     second = connect(kernel_id)
+    assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
     hear_idle_of(second, msg_id)
 
 

@@ -16,7 +16,7 @@ optional.module("jupyter_server")
 
 @pytest.fixture
 def server(tmp_path):
-    started = Server(tmp_path / "server", "jupyter_server")
+    started = Server(tmp_path / "server", "jupyter_server", "--KernelManager.shutdown_wait_time=20")
     yield started
     started.stop()
 

@@ -10,7 +10,7 @@ from comm_peers import Apart, CommClient, Onlooker, Proxy, ZmtpPeer, serve
 from harness import text_of, wait_until
 
 GRACE = "--comm-grace-period=0.3"
-LONG_GRACE = "--comm-grace-period=3"
+LONG_GRACE = "--comm-grace-period=8"
 NEVER = "--comm-grace-period=1000"
 
 GONE = "nobody listens to comm messages any more"
@@ -235,7 +235,7 @@ def test_one_of_two_without_a_presence_topic(kernel, apart, context):
 @pytest.mark.parametrize("target", ["echo", "echo.persistent"])
 def test_one_of_two_with_a_presence_topic(target, kernel, apart, context):
     """C4: exactly its comms: requests fail, comm_close is published; others keep theirs."""
-    connection, _ = kernel("--comm-grace-period=1")
+    connection, _ = kernel("--comm-grace-period=5")
     stays = CommClient(context, connection)
     stays.open("mine")
     stays.call("mine", "ask")

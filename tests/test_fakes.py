@@ -214,7 +214,7 @@ def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
 
 @pytest.fixture(params=["signed-frame", "handshake-request"])
 def fake(request):
-    with FakeLauncher(request.param, key=KEY, late=1) as launcher:
+    with FakeLauncher(request.param, key=KEY, late=3) as launcher:
         yield launcher
 
 
@@ -236,13 +236,14 @@ def test_a_good_launcher(fake, start, context, tmp_path):
 def test_faults(fault, fake, start, tmp_path):
     """H3, H4: whatever is wrong with the launcher, our kernel ends and says why, in one line."""
     file = fake.write_file(tmp_path / "registration.json")
-    process = start(file, "--handshake-timeout", "20" if fault is Fault.REFUSAL else "0.7")
+    ignored = fault in (Fault.WRONG_SIGNATURE, Fault.MALFORMED)
+    patience = "20" if fault is Fault.REFUSAL else "3" if ignored else "0.7"
+    process = start(file, "--handshake-timeout", patience)
     fake.receive_registration()
     fake.answer(fault)
     status, stderr = process.end()
     assert status == 1
     assert len(stderr.splitlines()) == 1
-    ignored = fault in (Fault.WRONG_SIGNATURE, Fault.MALFORMED)
     if fault is Fault.REFUSAL:
         assert FakeLauncher.REASON in stderr
     else:

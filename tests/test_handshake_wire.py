@@ -33,17 +33,17 @@ from harness import (
 def test_every_port_answers_when_the_registration_arrives(launcher, start, context, runtime_dir):
     """H1, H2, H6, F1: no port is told before it can be used; then the kernel simply works."""
     path = launcher.write_file()
-    process = start(path)
+    process = start(path, "--handshake-timeout", "60")
     connection = launcher.receive_registration()
 
     # The receipt is not given yet.
     for channel in CHANNELS:
-        with socket.create_connection(("127.0.0.1", connection[f"{channel}_port"]), timeout=1):
+        with socket.create_connection(("127.0.0.1", connection[f"{channel}_port"]), timeout=20):
             pass
     heartbeat = context.socket(zmq.REQ)
     heartbeat.connect(url(connection, "hb"))
     heartbeat.send(b"ping")
-    assert receive(heartbeat, 5) == [b"ping"]
+    assert receive(heartbeat) == [b"ping"]
     heartbeat.close(linger=0)
     client = Client(context, connection)  # expects the welcome
     assert not list(runtime_dir.glob("kernel-*.json")), "no attaching before the receipt"
@@ -150,7 +150,7 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
         # A REP answers once; a ROUTER in its place can say as much as it likes.
         launcher.socket = context.socket(zmq.ROUTER)
         launcher.port = launcher.socket.bind_to_random_port("tcp://127.0.0.1")
-    process = start(launcher.write_file(), "--log-level", "DEBUG")
+    process = start(launcher.write_file(), "--log-level", "DEBUG", "--handshake-timeout", "60")
     frames = receive(launcher.socket)
     way_back = frames[: frames.index(b"<IDS|MSG>")]
     assert way_back[1:] == ([b""] if launcher.form == "handshake-request" else [])
@@ -202,7 +202,7 @@ def test_no_receipt(launcher, start):
 
 def test_only_wrong_receipts(launcher, start):
     """H3, H4: they do not lengthen the wait either."""
-    process = start(launcher.write_file(), "--handshake-timeout", "0.5")
+    process = start(launcher.write_file(), "--handshake-timeout", "3")
     launcher.receive_registration()
     launcher.send(launcher.receipt(key="another key"))
     fails_with_one_line(process, 1, "1 invalid answer(s) were ignored")
@@ -232,7 +232,7 @@ def test_a_language_that_loads_for_longer_than_the_deadline(signed_frame_launche
 
 def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
     """H3: a stranger who reflects the registration has our signature on it."""
-    process = start(signed_frame_launcher.write_file(), "--handshake-timeout", "0.5")
+    process = start(signed_frame_launcher.write_file(), "--handshake-timeout", "3")
     frames = receive(signed_frame_launcher.socket)
     signed_frame_launcher.socket.send_multipart(frames)
     fails_with_one_line(process, 1, "1 invalid answer(s) were ignored")
@@ -242,11 +242,11 @@ def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
 def test_refused(reason, launcher, start):
     """H4: ``status: error`` ends it at once, with the launcher's reason on one line."""
     path = launcher.write_file()
-    process = start(path)
+    process = start(path, "--handshake-timeout", "60")
     launcher.receive_registration()
     launcher.send(launcher.receipt(status="error", **reason))
     words = "room" if reason else "no reason given"
-    assert "\x1b" not in fails_with_one_line(process, 1, "refused", words, timeout=4)
+    assert "\x1b" not in fails_with_one_line(process, 1, "refused", words)
     assert not path.exists()
 
 

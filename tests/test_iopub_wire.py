@@ -7,7 +7,7 @@ import struct
 import pytest
 import zmq
 from conftest import start_classic
-from harness import BUSY, IDLE, Client, message, parse, receive, url
+from harness import BUSY, DEADLINE, IDLE, Client, message, parse, receive, url
 
 KERNELS = {"PYTHONPATH": os.path.dirname(__file__)}
 
@@ -21,7 +21,7 @@ def subscribe(context, connection, *topics):
     return listener
 
 
-def welcome(listener, key, timeout=5):
+def welcome(listener, key, timeout=DEADLINE):
     """Return the next welcome; what else is published meanwhile is not of interest here."""
     while True:
         frames = receive(listener, timeout)
@@ -139,7 +139,7 @@ def test_nothing_is_missed_after_a_welcome(context, connection, client):
 
 def zmtp_connection(connection, kind=b"SUB"):
     """Speak ZMTP 3.0 by hand: libzmq's own SUB would never send what we are about to."""
-    raw = socket.create_connection(("127.0.0.1", connection["iopub_port"]), timeout=5)
+    raw = socket.create_connection(("127.0.0.1", connection["iopub_port"]), timeout=DEADLINE)
     raw.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + bytes(1) + bytes(31))
     greeting = b""
     while len(greeting) < 64:

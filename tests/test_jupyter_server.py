@@ -68,7 +68,7 @@ def test_restart(server, kernel, connect):
 def test_the_activity_monitor(server, kernel, connect):
     """L6: the server's own subscriber, which the culler relies on, lives on after a restart."""
     kernel_id = kernel("doing")
-    frontend = connect(kernel_id)
+    frontend, onlooker = connect(kernel_id), connect(kernel_id)
 
     def model():
         return server.get(f"api/kernels/{kernel_id}")
@@ -80,9 +80,11 @@ def test_the_activity_monitor(server, kernel, connect):
         if restarts:
             server.rest("POST", f"api/kernels/{kernel_id}/restart")
             frontend.hear_welcome()
+            onlooker.hear_welcome()
         is_seen("idle")
         before = model()["last_activity"]
         msg_id = frontend.execute("sleep 60")
+        onlooker.hear_output(msg_id)
         is_seen("busy")
         assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
         reply, published = frontend.answer(msg_id)
@@ -144,7 +146,9 @@ def test_a_port_is_stolen_at_a_restart(server, kernel, connect):
     assert stolen(server, kernel_id, ports)
     frontend = connect(kernel_id)
     assert says(frontend, "after")
+    onlooker = connect(kernel_id)
     msg_id = frontend.execute("sleep 60")
+    onlooker.hear_output(msg_id)
     wait_until(
         lambda: server.get(f"api/kernels/{kernel_id}")["execution_state"] == "busy", "busy is seen"
     )
@@ -215,7 +219,7 @@ def test_supervision_gives_up(how, server, kernel, connect, lives_once):
     frontend = connect(kernel_id)
     assert says(frontend, "hello")
     server.process(kernel_id).kill()
-    heard = frontend.hear_status("dead")
+    heard = frontend.hear_status("dead", timeout=90)
     restarts = [m for m in heard if m["content"] == {"execution_state": "restarting"}]
     assert len(restarts) == 5, "the server's limit"
     wait_until(lambda: server.get("api/kernels") == [], "the server has forgotten it")
@@ -249,11 +253,11 @@ def test_a_session_whose_kernel_hangs(server):
     name = server.kernelspec(
         "hanging",
         argv=[sys.executable, "-c", hangs, "{connection_file}"],
-        metadata=handshake_metadata(handshake="signed-frame", launch_timeout=2),
+        metadata=handshake_metadata(handshake="signed-frame", launch_timeout=5),
     )
     status, body = open_notebook(server, name)
     assert status == 500
-    assert "did not register its ports within 2 s" in body["message"]
+    assert "did not register its ports within 5 s" in body["message"]
     assert "waiting for a licence" in body["message"]
     assert server.get("api/sessions") == server.get("api/kernels") == server.processes() == []
     assert server.files() == []

@@ -10,7 +10,7 @@ import nbformat
 import optional
 import pytest
 from browser import PAGE_TIME, Page, chromium
-from harness import DEADLINE
+from harness import DEADLINE, wait_until
 from servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
 
 optional.module("jupyterlab")
@@ -199,7 +199,7 @@ def test_run_all(lab, notebook):
     assert os.path.basename(lab.process().cmdline()[-1]).startswith("registration-")
     lab.run_all()
     assert lab.cells() == numbered(said)
-    assert lab.texts() == said, "on the page as well"
+    wait_until(lambda: lab.texts() == said, "they are on the page as well")
     assert lab.status() == "idle"
 
 

@@ -169,14 +169,14 @@ def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
     ("habits", "what"),
     [
         (["at-registration-dies"], "exited with status 1 before it registered"),
-        (["at-registration-waits"], "did not register its ports within 5 s"),
+        (["at-registration-waits"], "did not register its ports within 10 s"),
     ],
 )
 def test_a_number_that_promises_too_much(habits, what, kernelspecs, tmp_path, said):
     """L7: dies or stays silent: the classic way, remembered; nothing of the first try is left."""
     name, notes = fake_kernel(
         kernelspecs, tmp_path / "notes", *habits, "hides-ports",
-        config={"guess_timeout": 5 if "waits" in habits[0] else 60}, kernel_protocol_version="5.6",
+        config={"guess_timeout": 10 if "waits" in habits[0] else 60}, kernel_protocol_version="5.6",
     )  # fmt: skip
     manager = started(name)
     first, second = notes()
@@ -237,7 +237,7 @@ def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
         "hider",
         argv=[sys.executable, "-m", "hider", "{connection_file}", str(notes), "hides-ports"],
         env={"PYTHONPATH": str(tmp_path)},
-        metadata=handshake_metadata(rewriters=["hider"], guess_timeout=5),
+        metadata=handshake_metadata(rewriters=["hider"], guess_timeout=10),
     )
     manager = started("hider")
     first, second = (json.loads(line)["keys"] for line in notes.read_text().splitlines())

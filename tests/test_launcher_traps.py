@@ -38,6 +38,7 @@ from conftest import handshake_metadata
 from jupyter_client import KernelManager
 from jupyter_client.connect import LocalPortCache
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from harness import wait_until
 from launching import fake_kernel, started, stop
 
 
@@ -73,10 +74,10 @@ def test_trap_3_no_reader_sees_half_a_file(way, kernelspecs, tmp_path):
     looking.start()
     try:
         manager.start_kernel()
+        wait_until(lambda: read, "somebody has looked")
     finally:
         done.set()
         looking.join()
-    assert read, "somebody looked"
     stop(manager)
 
 

@@ -1,6 +1,7 @@
 """Output that bypasses ``sys.stdout``, and children that user code forks."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -55,12 +56,14 @@ def test_stderr_and_split_characters(started):
     assert text_of(published, "stdout") == "between\n\u20ac"
 
 
-def test_output_after_the_cell_is_published_too(started):
+def test_output_after_the_cell_is_published_too(started, tmp_path):
     """A child that lives on: nobody prints or flushes, and it is shown all the same."""
     client = started()
-    msg_id = client.execute("leave_a_child_behind x")
+    os.mkfifo(gate := tmp_path / "gate")
+    msg_id = client.execute(f"leave_a_child_behind {gate}")
     client.reply(msg_id)
     client.transcript(msg_id)
+    gate.open("w").close()
     late = client.publication()
     assert late["content"] == {"name": "stdout", "text": "late\n"}
     assert late["parent_header"]["msg_id"] == msg_id

@@ -230,7 +230,7 @@ def test_a_kernel_that_dies(stderr, kernelspecs, runtime_dir, tmp_path, capfd):
             manager.start_kernel(**given)
     error = caught.value
     assert error.exit_status == 3
-    assert 0 < error.elapsed < 10
+    assert 0 < error.elapsed < 60
     assert error.stderr_tail == "line one\nthe cause\n"
     for word in ("exited with status 3", "dying", "signed-frame", "the cause"):
         assert word in str(error)
@@ -271,9 +271,9 @@ import threading; threading.Event().wait()
 
 def test_a_kernel_that_hangs(kernelspecs):
     """L4: at the deadline the process is stopped, and what it said is told."""
-    dying(kernelspecs, HANGING, launch_timeout=0.7)
+    dying(kernelspecs, HANGING, launch_timeout=4)
     manager = KernelManager(kernel_name="dying")
-    with pytest.raises(RuntimeError, match=r"did not register its ports within 0\.7 s") as caught:
+    with pytest.raises(RuntimeError, match=r"did not register its ports within 4 s") as caught:
         manager.start_kernel()
     assert not psutil.pid_exists(int(caught.value.stderr_tail.split()[1]))
     manager.context.destroy(linger=0)
@@ -415,7 +415,7 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     good = {"kernel_id": kernel_id, **{f"{n}_port": str(6000 + i) for i, n in enumerate(names)}}
     frames = signed_frame(key, json.dumps(good).encode())
     stranger.send_multipart(frames)
-    assert stranger.poll(5000)
+    assert stranger.poll(20_000)
     assert stranger.recv_multipart() == signed_frame(key, b"ACK")
     starting.join(10)
     assert sorted(result["ports"]) == list(range(6000, 6005))
