@@ -14,6 +14,9 @@ from typing import Any
 from jupyter_client.channels import AsyncZMQSocketChannel, ZMQSocketChannel
 from jupyter_client.threaded import ThreadedZMQSocketChannel
 
+AT_ONCE = 100
+"""Messages until a wait looks at its clock again: a kernel may publish faster than we read."""
+
 Inspector = Callable[[dict[str, Any]], object]
 
 
@@ -35,8 +38,10 @@ def joined(own: Any, given: Any) -> Any:
         return own
     if issubclass(given, own):
         return given
-    # Its own metaclass: Qt's classes have one.
-    return type(given)(f"Welcome{given.__name__}", (own, given), {})
+    # Its own metaclass: Qt's classes have one. Its own methods first: what it overrides stays, and
+    # its `super()` is ours.
+    named = {"__module__": given.__module__}
+    return type(given)(f"Welcome{given.__name__}", (given, own), named)
 
 
 class KeepingChannel(ZMQSocketChannel):
@@ -50,7 +55,9 @@ class KeepingChannel(ZMQSocketChannel):
 
     def keep_what_is_ready(self, log: Any) -> None:
         """Receive what has arrived, and keep it; what is no genuine message is logged."""
-        while super().msg_ready():
+        for _ in range(AT_ONCE):
+            if not super().msg_ready():
+                return
             try:
                 message = self._recv()
             except (ValueError, TypeError, KeyError) as error:
@@ -93,7 +100,9 @@ class AsyncKeepingChannel(AsyncZMQSocketChannel):
 
     async def keep_what_is_ready(self, log: Any) -> None:
         """Receive what has arrived, and keep it; what is no genuine message is logged."""
-        while not self.readers and await super().msg_ready() and not self.readers:
+        for _ in range(AT_ONCE):
+            if self.readers or not await super().msg_ready() or self.readers:
+                return
             try:
                 message = await self._recv()
             except (ValueError, TypeError, KeyError) as error:

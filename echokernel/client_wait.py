@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import zmq
+from jupyter_client.channels import HBChannel
 from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
 
@@ -84,7 +85,7 @@ class WelcomeMixin(KernelClient):
         # there are no more ("Too many open files").
         heart: Any = self._hb_channel
         latest = time.monotonic() + HEART_START
-        while heart is not None and heart.is_alive() and not heart._running:
+        while isinstance(heart, HBChannel) and heart.is_alive() and not heart._running:
             if time.monotonic() > latest:
                 break
             time.sleep(0.001)
@@ -197,16 +198,24 @@ class Death:
             return
         self._next = now + LOOK_EVERY
         manager = self._client.parent
-        if isinstance(manager, KernelManager):
+        managed = isinstance(manager, KernelManager)
+        if managed and manager.provisioner is not None:
             if not await manager._async_is_alive():
                 raise await self._of(manager, wait)
             return
         heart = self._client._hb_channel
-        if heart is not None and heart.is_alive() and not heart._pause:
-            if heart.is_beating() or not (wait.answer or wait.was_heard):
-                self._last_beat = now  # or nobody is there yet: a kernel may come up late
-            elif now > self._last_beat + HEART_SILENCE:
+        if heart is not None and heart.is_alive() and not getattr(heart, "_pause", False):
+            if heart.is_beating():
+                self._last_beat = now
+                return
+            if (wait.answer or wait.was_heard) and now > self._last_beat + HEART_SILENCE:
                 raise self._error(f"no heartbeat of the kernel for {HEART_SILENCE:g} s", wait)
+        if not (wait.answer or wait.was_heard):
+            self._last_beat = now  # nobody is there yet: a kernel may come up late
+            # A manager that has started nothing may have loaded the connection file of somebody
+            # else's kernel: it has no process to look at.
+            if managed and now > self._begun + HEART_SILENCE:
+                raise await self._of(manager, wait)
 
     async def _of(self, manager: Any, wait: Readiness) -> KernelDied:
         """Return why a manager's kernel is not there."""

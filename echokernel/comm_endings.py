@@ -79,7 +79,10 @@ class CommEndings:
         """Take note of a comm."""
         persistent = self._manager.is_persistent(comm)
         session = self._manager.session_of(comm.comm_id)
-        self._lifecycle.opened(LiveComm(comm.comm_id, comm.topic, session, persistent))
+        live = LiveComm(comm.comm_id, comm.topic, session, persistent)
+        self._lifecycle.opened(live, time.monotonic())
+        if self._timer is None and self._lifecycle.due_at is not None:
+            self._hand_over(self._set_timer)  # whatever thread this is
 
     def closed(self, comm_id: str) -> None:
         """Forget a comm."""
@@ -107,7 +110,7 @@ class CommEndings:
 
     def on_leave(self, event: SessionLeft | EveryoneLeft) -> None:
         """Hand a leave over to the kernel's loop."""
-        if self._is_on and self._manager.comms:
+        if self._is_on:  # also if there are no comms: one may wait on shell to be opened
             self._left.append(event)
             self._hand_over(self._begin)
 
@@ -139,7 +142,8 @@ class CommEndings:
 
     async def _handle_leaves(self) -> None:
         # C1: what has already arrived is delivered, not failed.
-        await self._shell.hand_out_answers()
+        if self._manager.comms:
+            await self._shell.hand_out_answers()
         while self._left:
             self._fail_requests(self._left.popleft())
 

@@ -33,6 +33,9 @@ HANDSHAKE_TIMEOUT = 5.0
 MAX_REGISTRATION = 64 * 1024
 """Bytes. Strangers can send to the registration socket; a registration has some 300."""
 
+MAX_RECEIPT = 16 * 1024 * 1024
+"""Bytes. H3: a frame that is larger ends the connection, and no receipt can come any more; a
+receipt's content is free."""
 
 MAX_IGNORED = 1000
 """Invalid answers after which the deadline counts even while more are arriving."""
@@ -81,7 +84,7 @@ class Registering:
         # H5: nothing of it outlives the handshake.
         self._socket.linger = 0
         self._socket.ipv6 = ":" in file.registration_ip
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REGISTRATION)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_RECEIPT)
         # Else a wrong CURVE key looks like a launcher that does not answer: libzmq tries for ever.
         self._failures = self._socket.get_monitor_socket(_ENCRYPTION_FAILED)
         if file.curve is not None:

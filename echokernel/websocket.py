@@ -47,7 +47,7 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
 
     def create_stream(self) -> None:
         """Connect to the kernel's channels."""
-        super().create_stream()
+        super().create_stream()  # type: ignore[no-untyped-call]
         # jupyter_server connects by the page's session id, and a page that comes back has it again:
         # replies and prompts that are due find it. But its old socket, closed, would stay for its
         # linger (1 s) to deliver what it was given while the kernel restarted. Of two with one

@@ -15,6 +15,7 @@ from harness import DEADLINE, Client, free_range, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.channelsabc import HBChannelABC
 from jupyter_client.threaded import ThreadedKernelClient, ThreadedZMQSocketChannel
 from traitlets import Type
 
@@ -543,3 +544,75 @@ def test_client_class(manager, client):
 def test_what_cannot_be_extended():
     with pytest.raises(TypeError, match="object is not derived from jupyter_client's"):
         welcoming(object)
+
+
+def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_path):
+    """S3: it has no process to look at, and a kernel that is busy is not dead."""
+    connection, _ = doing
+    busy = Client(context, connection)
+    busy.execute("sleep_in_one_call 1.5")
+    while busy.publication()["msg_type"] != "stream":
+        pass
+    manager = WelcomeKernelManager(connection_file=str(tmp_path / "connection.json"))
+    manager.load_connection_file()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=DEADLINE)
+    client.stop_channels()
+    busy.close()
+    manager.context.destroy(linger=0)
+
+
+def test_a_manager_that_has_started_nothing(monkeypatch):
+    """S3: as jupyter_client's, its client does not wait for ever."""
+    monkeypatch.setattr(client_wait, "HEART_SILENCE", 0.5)
+    manager = WelcomeKernelManager()
+    client = manager.client()
+    client.start_channels()
+    with pytest.raises(KernelDied, match="no kernel runs"):
+        client.wait_for_ready()
+    client.stop_channels()
+    manager.context.destroy(linger=0)
+    manager.cleanup_connection_file()
+
+
+class Heart(HBChannelABC):
+    """A heartbeat with nothing but what jupyter_client asks of one."""
+
+    time_to_dead = 1.0
+
+    def __init__(self, *_):
+        pass
+
+    def start(self):
+        pass
+
+    stop = pause = unpause = start
+
+    def is_alive(self):
+        return True
+
+    is_beating = is_alive
+
+
+class Overriding(BlockingKernelClient):
+    """What users write: more of the same."""
+
+    hb_channel_class = Type(Heart)
+    called = ()
+
+    def connect_iopub(self, identity=None):
+        self.called += ("connect_iopub",)
+        return super().connect_iopub(identity)
+
+    def wait_for_ready(self, timeout=None):
+        super().wait_for_ready(timeout)
+        self.called += ("ready",)
+
+
+def test_a_class_of_ones_own_that_overrides(connection, attach):
+    """S3: it keeps what it overrides, its heartbeat too, and ours is its super()."""
+    client = attach(connection, welcoming(Overriding))
+    client.wait_for_ready(timeout=DEADLINE)
+    assert client.called == ("connect_iopub", "ready")
+    assert "iopub_welcome" in [what for what, _ in heard(client)]

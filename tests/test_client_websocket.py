@@ -112,6 +112,21 @@ def test_a_page_that_had_more_to_say_when_its_kernel_restarted(server, kernel, c
             assert outputs(page, 1) == [COMPLETE]
 
 
+def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
+    """W6: with another tab open; it gets the reply to what it had sent."""
+    kernel_id = kernel("doing")
+    page, another = connect(kernel_id), connect(kernel_id)
+    another.comms()  # answered: it is subscribed
+    msg_id = page.execute("sleep 60")
+    another.hear_output(msg_id)
+    page.close()
+    page = connect(kernel_id, page.session)
+    assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
+    [*_, reply] = page.receive_until(lambda message: message["channel"] == "shell")
+    assert reply["parent_header"]["msg_id"] == msg_id
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+
+
 def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
     """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
     kernel_id = kernel("doing")

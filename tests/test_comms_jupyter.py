@@ -9,6 +9,7 @@ import optional
 import pytest
 from comm_peers import KERNEL
 from conftest import handshake_metadata
+from harness import text_of
 from servers import SPEAKS_5_6, Server, Websocket
 
 optional.module("jupyter_server")
@@ -16,7 +17,7 @@ optional.module("jupyter_server")
 
 @pytest.fixture
 def server(tmp_path):
-    started = Server(tmp_path / "server", "jupyter_server", "--KernelManager.shutdown_wait_time=20")
+    started = Server(tmp_path / "server", "jupyter_server")
     yield started
     started.stop()
 
@@ -46,4 +47,4 @@ def test_a_browser_refresh_and_the_end(server, tmp_path):
     # With the page open: without one the server first unsubscribes, and the kernel may see that.
     assert server.rest("DELETE", f"api/kernels/{kernel_id}")[0] == 204
     page.close()
-    assert noted.read_text() == "CommDisconnected: the kernel shuts down"
+    assert text_of(noted) == "CommDisconnected: the kernel shuts down"

@@ -232,6 +232,27 @@ def test_one_of_two_without_a_presence_topic(kernel, apart, context):
     stays.close()
 
 
+@pytest.mark.parametrize("others", ["stay", "are not there"])
+def test_a_comm_open_that_is_handled_after_its_client_has_left(others, kernel, context, tmp_path):
+    """C2, C4: it waited behind a cell; the comm ends as if it had been there before."""
+    connection, onlooker = kernel(GRACE)
+    stays = CommClient(context, connection, (b"" if others == "stay" else b"stream",))
+    leaves = CommClient(context, connection, (b"comm-", b"session.them"), session="them")
+    gate = tmp_path / "gate"
+    stays.execute(f"wait_for {gate}")
+    stays.next(lambda message: message["content"].get("text") == "asleep\n")
+    for name, target in (("late", "echo"), ("kept", "echo.persistent")):
+        leaves.send("comm_open", {"comm_id": name, "target_name": target, "data": {}})
+    leaves.iopub.close()
+    # The kernel may act upon the leave first or last; here it mostly is first.
+    assert onlooker.comms() == set()
+    gate.touch()
+    wait_until(lambda: "kept" in onlooker.comms(), "both have been opened")
+    onlooker.sees("kept")
+    leaves.close()
+    stays.close()
+
+
 @pytest.mark.parametrize("target", ["echo", "echo.persistent"])
 def test_one_of_two_with_a_presence_topic(target, kernel, apart, context):
     """C4: exactly its comms: requests fail, comm_close is published; others keep theirs."""

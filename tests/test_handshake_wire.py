@@ -164,6 +164,7 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
         good[1:],
         [b""],
         [b"\xff\x00" * 1000],
+        [b"x" * 1_000_000],
         [good[0]],
         signed_frame(KEY, b"x")[:2],
     ]
@@ -238,9 +239,11 @@ def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
     fails_with_one_line(process, 1, "1 invalid answer(s) were ignored")
 
 
-@pytest.mark.parametrize("reason", [{"error": "no\n\x1b[31mroom"}, {"evalue": "no room"}, {}])
+@pytest.mark.parametrize(
+    "reason", [{"error": f"no\n\x1b[31mroom, {KEY}"}, {"evalue": "no room"}, {}]
+)
 def test_refused(reason, launcher, start):
-    """H4: ``status: error`` ends it at once, with the launcher's reason on one line."""
+    """H4, F4: ``status: error`` ends it at once, with the launcher's reason on one line."""
     path = launcher.write_file()
     process = start(path, "--handshake-timeout", "60")
     launcher.receive_registration()

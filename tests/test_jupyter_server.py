@@ -69,6 +69,7 @@ def test_the_activity_monitor(server, kernel, connect):
     """L6: the server's own subscriber, which the culler relies on, lives on after a restart."""
     kernel_id = kernel("doing")
     frontend, onlooker = connect(kernel_id), connect(kernel_id)
+    onlooker.comms()  # answered: it is subscribed
 
     def model():
         return server.get(f"api/kernels/{kernel_id}")
@@ -147,6 +148,7 @@ def test_a_port_is_stolen_at_a_restart(server, kernel, connect):
     frontend = connect(kernel_id)
     assert says(frontend, "after")
     onlooker = connect(kernel_id)
+    onlooker.comms()  # answered: it is subscribed
     msg_id = frontend.execute("sleep 60")
     onlooker.hear_output(msg_id)
     wait_until(

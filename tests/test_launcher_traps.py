@@ -35,10 +35,10 @@ import threading
 
 import pytest
 from conftest import handshake_metadata
+from harness import wait_until
 from jupyter_client import KernelManager
 from jupyter_client.connect import LocalPortCache
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from harness import wait_until
 from launching import fake_kernel, started, stop
 
 

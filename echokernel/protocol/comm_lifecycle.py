@@ -14,6 +14,9 @@ from .subscriptions import EveryoneLeft, SessionLeft, Subscribers
 NOBODY_LISTENS = "nobody listens to comm messages any more"
 SESSION_LEFT = "the session that it belongs to has left"
 
+MOST_GONE = 1000
+"""Sessions that are remembered when they have left."""
+
 
 class LiveComm(NamedTuple):
     """An open comm.
@@ -50,12 +53,19 @@ class CommLifecycle:
         self._open: dict[str, LiveComm] = {}
         # Deadlines by comm and cause; the earliest first, since all wait for the same time.
         self._closing: dict[tuple[str, str], float] = {}
+        self._gone: dict[str, None] = {}  # sessions, the last to leave at the end
+        self._somebody_left = False  # of those who hear comms
 
-    def opened(self, comm: LiveComm) -> None:
+    def opened(self, comm: LiveComm, now: float) -> None:
         """Take note of a comm; an earlier one of that id has nothing to do with it."""
         for reason in (NOBODY_LISTENS, SESSION_LEFT):
             self._closing.pop((comm.comm_id, reason), None)
         self._open[comm.comm_id] = comm
+        # C2, C4: its client may have left before its comm_open, behind a long cell, was handled.
+        if comm.session in self._gone and not self._is_back(comm, SESSION_LEFT):
+            self._will_close(comm, SESSION_LEFT, now)
+        if self._somebody_left and not self._is_back(comm, NOBODY_LISTENS):
+            self._will_close(comm, NOBODY_LISTENS, now)
 
     def closed(self, comm_id: str) -> None:
         """Forget a comm."""
@@ -67,17 +77,25 @@ class CommLifecycle:
         if isinstance(event, SessionLeft):
             # C4: exactly those which that session opened, even though others stay.
             reason, session = SESSION_LEFT, event.session
+            self._gone.pop(session, None)
+            self._gone[session] = None
+            if len(self._gone) > MOST_GONE:
+                del self._gone[next(iter(self._gone))]
             concerned = lambda comm: comm.session == session  # noqa: E731
         else:
             # C7: as long as others can hear a comm, nothing changes.
             reason, concerns = NOBODY_LISTENS, event.concerns
+            self._somebody_left = True
             concerned = lambda comm: concerns(comm.topic)  # noqa: E731
         found = [comm for comm in self._open.values() if concerned(comm)]
         for comm in found:
-            if not comm.persistent:  # C3
-                self._closing.pop((comm.comm_id, reason), None)  # to be the last
-                self._closing[comm.comm_id, reason] = now + self._grace
+            self._will_close(comm, reason, now)
         return Ended(tuple(comm.comm_id for comm in found), reason)
+
+    def _will_close(self, comm: LiveComm, reason: str, now: float) -> None:
+        if not comm.persistent:  # C3
+            self._closing.pop((comm.comm_id, reason), None)  # to be the last
+            self._closing[comm.comm_id, reason] = now + self._grace
 
     @property
     def due_at(self) -> float | None:

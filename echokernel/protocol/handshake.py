@@ -272,6 +272,9 @@ class KernelEnd:
             self._move(Happening.INVALID)
             return
         self.refusal = receipt.refusal
+        # F4: a launcher that quotes its registration file must not have us print the key.
+        if self.refusal and self.file.key:
+            self.refusal = self.refusal.replace(self.file.key.decode(), "[the key]")
         self._move(Happening.REFUSAL if receipt.refusal is not None else Happening.RECEIPT)
 
     def tick(self, now: float) -> None:

@@ -29,7 +29,7 @@ def subscribers():
 def lifecycle(subscribers):
     made = CommLifecycle(subscribers, grace=1)
     for each in (comm("a", "s1"), comm("b", "s2"), comm("kept", "s1", persistent=True)):
-        made.opened(each)
+        made.opened(each, now=0)
     return made
 
 
@@ -165,6 +165,6 @@ def test_what_is_closed_meanwhile_is_left_alone(lifecycle):
     lifecycle.left(EveryoneLeft(frozenset()), now=10)
     lifecycle.closed("a")
     lifecycle.closed("b")
-    lifecycle.opened(comm("b"))  # another one under the same id
+    lifecycle.opened(comm("b"), now=10.5)  # another one under the same id
     assert lifecycle.due(now=11) == []
     assert lifecycle.left(EveryoneLeft(frozenset()), now=20).comm_ids == ("kept", "b")
