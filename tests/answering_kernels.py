@@ -18,7 +18,7 @@ class FakeKernel:
         info: content of its ``kernel_info_reply``.
         silent_for: requests whose status it does not publish, as if nobody had joined in time.
         welcomes: whether it welcomes; XPUB only.
-        forged: whether a message with a wrong signature stands before each status.
+        forged: whether a message with a wrong signature stands before the first one.
     """
 
     def __init__(

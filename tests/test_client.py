@@ -11,12 +11,13 @@ import pytest
 import zmq
 from answering_kernels import FakeKernel
 from conftest import handshake_metadata, start_classic
-from harness import DEADLINE, Client, free_range, wait_until
+from harness import CHANNELS, DEADLINE, Client, free_range, message, receive, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.channelsabc import HBChannelABC
 from jupyter_client.threaded import ThreadedKernelClient, ThreadedZMQSocketChannel
+from jupyter_core.utils import ensure_async
 from traitlets import Type
 
 from echokernel import client_wait
@@ -267,6 +268,39 @@ def test_what_is_read_after_the_wait_begins_with_the_welcome(connection, attach)
     again.wait_for_ready(timeout=DEADLINE)
     while again.get_iopub_msg(timeout=DEADLINE)["msg_type"] != "iopub_welcome":
         pass
+
+
+@pytest.mark.parametrize("kind", [BlockingWelcomeClient, AsyncWelcomeClient])
+async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, attach):
+    """S2: the wait ends in time, and other tasks have their turns meanwhile."""
+    sockets = {name: context.socket(zmq.ROUTER) for name in CHANNELS}  # nobody answers
+    sockets["iopub"] = publisher = context.socket(zmq.XPUB)
+    publisher.sndhwm = 0
+    connection = {"transport": "tcp", "ip": "127.0.0.1", "key": "",
+                  "signature_scheme": "hmac-sha256"}  # fmt: skip
+    for name, each in sockets.items():
+        connection[f"{name}_port"] = each.bind_to_random_port("tcp://127.0.0.1")
+    client = attach(connection, kind)
+    assert receive(publisher) == [b"\x01"]
+    frames = message("status", {"execution_state": "busy"}, key="")[1]
+    for _ in range(50_000):
+        publisher.send_multipart(frames)
+    turns = []
+
+    async def take_turns():
+        while True:
+            turns.append(await asyncio.sleep(0))
+
+    others = asyncio.create_task(take_turns())
+    await asyncio.sleep(0)
+    turns.clear()
+    with pytest.raises(NotReady):
+        await ensure_async(client.wait_for_ready(timeout=0.5))
+    assert await ensure_async(client.iopub_channel.socket.poll(0)), "it has not read them all"
+    assert len(turns) > 1 or kind is BlockingWelcomeClient
+    others.cancel()
+    for each in sockets.values():
+        each.close(linger=0)
 
 
 async def test_a_task_that_reads_meanwhile(connection, attach):
