@@ -2,7 +2,6 @@
 
 import json
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import optional
 import pytest
@@ -86,30 +85,6 @@ def test_restart_and_run_all(server, kernel, connect):
         frontend.close()
         frontend = connect(kernel_id, frontend.session)
         assert outputs(frontend) == [COMPLETE] * CELLS
-
-
-@pytest.mark.timeout(300)
-def test_a_page_that_had_more_to_say_when_its_kernel_restarted(server, kernel, connect):
-    """L6: its old socket delivers that to the new kernel; the page is heard all the same.
-
-    jupyter_server alone connects both by one identity, and most of these pages are never heard.
-    """
-    kernel_id = kernel("doing")
-    pages = [connect(kernel_id) for _ in range(4)]
-    connect(kernel_id)  # stays, or the server would keep the sockets of who goes last
-    for _ in range(5):
-        with ThreadPoolExecutor() as threads:
-            restart = threads.submit(server.rest, "POST", f"api/kernels/{kernel_id}/restart")
-            while not restart.done():
-                for page in pages:
-                    page.send("comm_info_request", {})
-                wait([restart], timeout=0.03)
-            assert restart.result()[0] == 200
-        for number, page in enumerate(pages):
-            page.close()
-            pages[number] = connect(kernel_id, page.session)
-        for page in pages:
-            assert outputs(page, 1) == [COMPLETE]
 
 
 def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
