@@ -125,11 +125,15 @@ def bind(
         port_range = file.port_range
     binder = _Binder(file.transport, ip, file.curve, port_range, keepalive)
     try:
-        sockets, ports = {}, {}
-        for channel, fixed in given:
-            sockets[channel], ports[channel] = binder.bind(
-                channel, fixed, getattr(preferred, channel)
-            )
+        sockets = {channel: binder.make(channel) for channel, _ in given}
+        # L6: first the ports that were named. One that is chosen for a channel would else be, now
+        # and then, the one that a later channel was to keep.
+        ports = {
+            channel: binder.bind_named(channel, fixed, getattr(preferred, channel))
+            for channel, fixed in given
+        }
+        for channel, port in ports.items():
+            ports[channel] = port or binder.bind_chosen(channel)
     except BaseException:
         binder.close()
         raise
@@ -196,58 +200,67 @@ class _Binder:
         self._curve = curve
         self._port_range = port_range
         self._keepalive = keepalive
-        self._sockets: list[zmq.Socket[bytes]] = []
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heartbeat_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def close(self) -> None:
-        for bound in self._sockets:
+        for bound in self._sockets.values():
             bound.close(linger=0)
         self.context.term()
         self.heartbeat_context.term()
 
-    def bind(self, channel: str, fixed: int, preferred: int) -> tuple[zmq.Socket[bytes], int]:
-        """Return the channel's bound socket and its port."""
+    def make(self, channel: str) -> zmq.Socket[bytes]:
+        """Return the channel's socket, not bound yet."""
         kind = zmq.XPUB if channel == "iopub" else zmq.ROUTER
         context = self.heartbeat_context if channel == "hb" else self.context
-        made: zmq.Socket[bytes] = context.socket(kind)
-        self._sockets.append(made)
+        made = self._sockets[channel] = context.socket(kind)
         _set_options(made, channel, self._curve, ipv6=":" in self._ip)
         if channel == "iopub" and self._keepalive is not None:
             made.tcp_keepalive = 1
             made.tcp_keepalive_idle = self._keepalive.idle
             made.tcp_keepalive_intvl = self._keepalive.interval
             made.tcp_keepalive_cnt = self._keepalive.count
-        for port in self._candidates(fixed, preferred):
-            try:
-                made.bind(url(self._transport, self._ip, port))
-            except zmq.ZMQError as error:
-                if error.errno == errno.EADDRINUSE and port != fixed:
-                    continue
-                address = url(self._transport, self._ip, port)
-                raise BindError(channel, address, error.strerror or str(error)) from error
-            return made, self._bound_port(made)
-        assert self._port_range is not None  # every other list of candidates ends in a choice
+        return made
+
+    def bind_named(self, channel: str, fixed: int, preferred: int) -> int:
+        """Bind to the port that was asked for; return 0 if there is none that could be had.
+
+        Raises:
+            BindError: ``fixed`` is not to be had.
+        """
+        port = fixed or preferred
+        return port if port and self._bind(channel, port, or_else=not fixed) else 0
+
+    def bind_chosen(self, channel: str) -> int:
+        """Bind to a port of our choice; return it."""
+        for port in self._choices():
+            if self._bind(channel, port, or_else=port != 0):
+                endpoint = str(self._sockets[channel].getsockopt_string(zmq.LAST_ENDPOINT))
+                return int(endpoint.rpartition("-" if self._transport == "ipc" else ":")[2])
+        assert self._port_range is not None  # the other choices end in one that can be had
         low, high = self._port_range[0], self._port_range[-1]
         address = url(self._transport, self._ip, f"{low}-{high}")
         raise BindError(channel, address, "every port of the range is in use")
 
-    def _candidates(self, fixed: int, preferred: int) -> Iterator[int]:
+    def _choices(self) -> Iterator[int]:
         """Yield the ports to try, in order; 0 lets the system choose."""
-        if fixed:
-            yield fixed
-            return
-        if preferred:
-            yield preferred
         if self._transport == "ipc":
             # bind() takes a path over even from a live socket, so only paths that do not exist.
             yield from (n for n in range(1, 65536) if not os.path.exists(f"{self._ip}-{n}"))
         else:
             yield from self._port_range or (0,)
 
-    def _bound_port(self, bound: zmq.Socket[bytes]) -> int:
-        endpoint = str(bound.getsockopt_string(zmq.LAST_ENDPOINT))
-        return int(endpoint.rpartition("-" if self._transport == "ipc" else ":")[2])
+    def _bind(self, channel: str, port: int, *, or_else: bool) -> bool:
+        """Bind; return False if the port is taken and there is something else to try."""
+        address = url(self._transport, self._ip, port)
+        try:
+            self._sockets[channel].bind(address)
+        except zmq.ZMQError as error:
+            if error.errno == errno.EADDRINUSE and or_else:
+                return False
+            raise BindError(channel, address, error.strerror or str(error)) from error
+        return True
 
 
 def _set_options(

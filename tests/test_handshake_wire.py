@@ -296,6 +296,18 @@ def test_the_range_of_ports_is_kept(signed_frame_launcher, start):
     assert all(low <= got[f"{channel}_port"] < low + 8 for channel in CHANNELS)
 
 
+def test_a_chosen_port_is_none_that_another_channel_keeps(signed_frame_launcher, start):
+    """L6: shell's port is taken, and the first that is free is the one that hb is to keep."""
+    low = free_range(8)
+    wanted = {"shell_port": low + 7, "hb_port": low}
+    path = signed_frame_launcher.write_file(preferred_ports=wanted)
+    with socket.create_server(("127.0.0.1", low + 7)):
+        start(path, "--port-range", f"{low}-{low + 7}")
+        got = signed_frame_launcher.receive_registration()
+    assert got["hb_port"] == low
+    assert low < got["shell_port"] < low + 7
+
+
 def test_the_runtime_directory_cannot_be_written(signed_frame_launcher, start, tmp_path):
     """The kernel says so before it registers: a launcher must not believe that it runs."""
     file = tmp_path / "a file"

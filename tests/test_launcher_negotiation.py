@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 from conftest import handshake_metadata
-from harness import CHANNELS, free_port, wait_until
+from harness import CHANNELS, OWN_ADDRESS, free_port, wait_until
 from jupyter_client.provisioning import KernelProvisionerFactory
 from launching import HERE, connect, echoes, fake_kernel, gone, started, stop
 from test_provisioner import SPY
@@ -88,7 +88,7 @@ def test_rewrite_otherwise(settings, kernelspecs, tmp_path):
     kernelspecs("py", argv=argv, metadata=metadata)
     if "transport" in settings:  # and a socket's path must be short
         settings = {**settings, "ip": str(tmp_path / "k")}
-    manager = started("py", **settings)
+    manager = started("py", **{"ip": OWN_ADDRESS, **settings})
     client = connect(manager)
     ports = manager.ports
     manager.restart_kernel(now=True)

@@ -10,7 +10,7 @@ import sys
 import pexpect
 import pytest
 from conftest import handshake_metadata
-from harness import DEADLINE, wait_until
+from harness import DEADLINE, OWN_ADDRESS, wait_until
 from jupyter_client import AsyncKernelManager
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from launching import connect, echoes, echoes_async, fake_kernel, started, stop
@@ -36,7 +36,7 @@ def thief_at(port):
     """Take a port whose owner is gone."""
     thief = socket.socket()
     thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    thief.bind(("127.0.0.1", port))
+    thief.bind((OWN_ADDRESS, port))
     thief.listen()
     return thief
 
@@ -44,7 +44,7 @@ def thief_at(port):
 @pytest.mark.parametrize("how", [{}, {"now": True}, {"now": True, "newports": True}], ids=str)
 def test_a_blocking_client_stays_connected(how, kernel):
     """L6, trap 1 and trap 3: the same ports, also where new ones were allowed."""
-    manager = started(kernel)
+    manager = started(kernel, ip=OWN_ADDRESS)
     client = connect(manager)
     ports, pid = manager.ports, manager.provisioner.pid
     manager.restart_kernel(**how)
@@ -59,7 +59,7 @@ def test_a_blocking_client_stays_connected(how, kernel):
 
 async def test_an_asyncio_client_stays_connected():
     """L6."""
-    manager = AsyncKernelManager(kernel_name="echo-handshake")
+    manager = AsyncKernelManager(kernel_name="echo-handshake", ip=OWN_ADDRESS)
     await manager.start_kernel()
     client = manager.client()
     client.start_channels()
@@ -75,7 +75,7 @@ async def test_an_asyncio_client_stays_connected():
 
 def test_ipykernel_keeps_its_ports(python):
     """L6 for `rewrite`: a file that names all five is not written again; the heartbeat tells."""
-    manager = started(python)
+    manager = started(python, ip=OWN_ADDRESS)
     client = connect(manager)
     ports = manager.ports
     manager.restart_kernel(now=True)
@@ -86,7 +86,7 @@ def test_ipykernel_keeps_its_ports(python):
 
 def test_a_console_stays_connected(tmp_path):
     """L6: `jupyter console --existing` beside a manager that restarts the kernel."""
-    manager = started("echo-handshake")
+    manager = started("echo-handshake", ip=OWN_ADDRESS)
     console = pexpect.spawn(
         sys.executable,
         ["-m", "jupyter_console", "--existing", manager.connection_file],
@@ -109,7 +109,7 @@ def test_a_console_stays_connected(tmp_path):
 @pytest.mark.parametrize("stolen", ["shell", "iopub", "hb"])
 def test_a_thief_at_an_old_port(stolen, kernel):
     """L6: never a failure; the other ports are kept, and new clients find the kernel."""
-    manager = started(kernel)
+    manager = started(kernel, ip=OWN_ADDRESS)
     before = {name: getattr(manager, name) for name in ("shell_port", "iopub_port", "hb_port")}
     os.kill(manager.provisioner.pid, signal.SIGKILL)
     wait_until(lambda: not manager.is_alive(), "all its threads are gone, and so its ports")
@@ -170,7 +170,7 @@ def test_a_thief_that_comes_at_the_last_moment(port, kernelspecs, tmp_path):
 
 async def supervised(name, *, restarter=None):
     """Start a kernel that is watched, often; return its manager and what happens to it."""
-    manager = AsyncIOLoopKernelManager(kernel_name=name)
+    manager = AsyncIOLoopKernelManager(kernel_name=name, ip=OWN_ADDRESS)
     manager.config.KernelRestarter.time_to_dead = 0.1
     manager.config.KernelRestarter.restart_limit = 3
     await manager.start_kernel()

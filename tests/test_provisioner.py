@@ -13,7 +13,7 @@ import psutil
 import pytest
 import zmq
 from conftest import close_loop_of_this_thread, handshake_metadata
-from harness import message, mode, signed_frame, wait_until
+from harness import OWN_ADDRESS, message, mode, signed_frame, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
 
@@ -168,7 +168,11 @@ async def test_several_on_one_loop():
 
 def test_restart_keeps_clients_connected():
     """L6: a fresh handshake, the same ports, the same client."""
-    manager, client = start_new_kernel(kernel_name="echo-handshake")
+    manager = KernelManager(kernel_name="echo-handshake", ip=OWN_ADDRESS)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=20)
     ports = manager.ports
     for now in (False, True):
         pid = manager.provisioner.pid

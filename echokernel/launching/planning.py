@@ -13,7 +13,7 @@ from jupyter_client.connect import port_names
 from jupyter_client.localinterfaces import is_local_ip
 
 from .. import files
-from ..channels import IPV4_ANY
+from ..channels import IPV4_ANY, is_loopback
 from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
 from .negotiation import Way
 
@@ -83,7 +83,8 @@ def plan(manager: Any, way: Way, settings: Settings, *, keep_ports: bool = True)
     """
     ip = settings.bind_ip or manager.ip
     ip = IPV4_ANY if ip == "*" else ip
-    if manager.transport == "tcp" and not is_local_ip(ip):
+    # All of 127.0.0.0/8 is this host, of which jupyter_client knows one address.
+    if manager.transport == "tcp" and not (is_loopback(ip) or is_local_ip(ip)):
         raise ValueError(f"{ip} is not an address of this host")
     registration_ip = settings.registration_ip or (LOOPBACK if ip == IPV4_ANY else ip)
     if way is Way.REWRITE:
