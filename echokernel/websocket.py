@@ -9,6 +9,9 @@ The server holds back what a frontend sends until its websocket is open. jupyter
 until then: it sends ``kernel_info_request`` until something comes on IOPub, throws that away, and
 does not wait at all if the kernel is busy. Here a welcome is the proof, also of a busy kernel,
 and after a restart; kernels that promise none are nudged as ever.
+
+A page that comes back, as JupyterLab's do after each restart of their kernel, finds the sockets
+that it had, and what they have received meanwhile.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from jupyter_client.ioloop.manager import as_zmqstream
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 from traitlets import Float
+from zmq.eventloop.zmqstream import ZMQStream
 
 from .client import WelcomeManagerMixin
 from .protocol.readiness import promises_welcome
@@ -45,16 +49,34 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         help="Seconds to wait for the welcome of a kernel that promises one, before it is nudged.",
     ).tag(config=True)
 
+    return_time = Float(
+        2.0,
+        help="Seconds for which the sockets of a page that has left wait for it to come back.",
+    ).tag(config=True)
+
     def create_stream(self) -> None:
-        """Connect to the kernel's channels."""
-        super().create_stream()  # type: ignore[no-untyped-call]
-        # jupyter_server connects by the page's session id, and a page that comes back has it again:
-        # replies and prompts that are due find it. But its old socket, closed, would stay for its
-        # linger (1 s) to deliver what it was given while the kernel restarted. Of two with one
-        # identity a ROUTER hears the last that connected, and the other never again: cells stay at
-        # [*] until the page is loaded anew.
-        for channel in ("shell", "control", "stdin"):
-            self.channels[channel].socket.linger = 0
+        """Connect to the kernel's channels; a page that comes back finds what it had."""
+        ports = list(self.kernel_manager.ports)
+        for channel in ("iopub", "shell", "control", "stdin"):
+            page = (self.session_key, channel)
+            stream = _PageStream.find(page, ports)
+            if stream is None:
+                connect = getattr(self.kernel_manager, f"connect_{channel}")
+                # By the page's session id, as jupyter_server does: what is due to it finds it.
+                stream = connect(identity=self.session.bsession)
+                if channel != "iopub":
+                    stream = _PageStream(stream, page, ports, self.return_time)
+            if isinstance(stream, _PageStream):
+                stream.take(self.channels)
+            stream.channel = channel
+            self.channels[channel] = stream
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """The server ends."""
+        await super().close_all()  # type: ignore[no-untyped-call]
+        for stream in list(_PageStream.open.values()):
+            stream.end()
 
     def nudge(self) -> asyncio.Future[None]:
         """Return what is done when the kernel's publications reach the frontend.
@@ -111,6 +133,71 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         finally:
             if not iopub.closed():
                 iopub.socket.unsubscribe(topic)
+
+
+class _PageStream(ZMQStream):
+    """Shell, control or stdin of one page. Closed, it waits for the page to come back.
+
+    Never is there a second socket of one identity beside it. Of two, a ROUTER hears the one that
+    connected last, and the other never again: the page's cells would stay at [*] until it is
+    loaded anew. While its kernel restarts, the old one may well be the last, also if it was
+    closed before: libzmq closes in the background and goes on reconnecting meanwhile.
+
+    Args:
+        stream: what it takes the place of.
+        page: session key and channel.
+        ports: the kernel's.
+        return_time: seconds.
+    """
+
+    open: ClassVar[dict[tuple[str, str], _PageStream]] = {}
+
+    def __init__(
+        self, stream: ZMQStream, page: tuple[str, str], ports: list[int], return_time: float
+    ) -> None:
+        stream.io_loop.remove_handler(stream.socket)
+        super().__init__(stream.socket, stream.io_loop)
+        self._page = page
+        self._ports = ports
+        self._return_time = return_time
+        self._channels: dict[str, Any] = {}
+        self._ending: object | None = None
+        self.channel = page[1]
+        self.open[page] = self
+
+    @classmethod
+    def find(cls, page: tuple[str, str], ports: list[int]) -> _PageStream | None:
+        """Return the page's stream if it leads to these ports."""
+        found = cls.open.get(page)
+        if found is not None and found._ports != ports:
+            found.end()
+            return None
+        return found
+
+    def take(self, channels: dict[str, Any]) -> None:
+        """The page is here, or here again: the stream goes into its channels.
+
+        Out of those of a connection that the server has not yet seen closed; it would close what
+        it has.
+        """
+        self._channels.pop(self.channel, None)
+        self._channels = channels
+        if self._ending is not None:
+            self.io_loop.remove_timeout(self._ending)
+            self._ending = None
+
+    def close(self, linger: int | None = None) -> None:
+        """The page has left; what comes for it now stays in the socket."""
+        if self.socket is None or self.socket.closed:  # by others, with its context
+            self.end()
+        elif self._ending is None:
+            self.on_recv(None)
+            self._ending = self.io_loop.call_later(self._return_time, self.end)
+
+    def end(self) -> None:
+        """Close the socket; what it could not deliver is dropped."""
+        self.open.pop(self._page, None)
+        super().close(linger=0)
 
 
 def _subscription(frames: Frames) -> str | None:

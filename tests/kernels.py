@@ -87,7 +87,8 @@ class DoingKernel(Kernel):
         return "not a reply"
 
     def say(self, text):
-        print(text)
+        # One write: between print's two the flush may come, and then there are two messages.
+        sys.stdout.write(f"{text}\n")
 
     def say_to_stderr(self, text):
         print(text, file=sys.stderr)

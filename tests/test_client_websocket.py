@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import optional
 import pytest
@@ -24,7 +25,9 @@ def server(tmp_path_factory):
         tmp_path_factory.mktemp("server"),
         "jupyter_server",
         "--log-level=DEBUG",
-        "--WelcomeWebsocketConnection.welcome_timeout=3",  # nobody is late on a slow machine
+        # Nobody is late on a slow machine.
+        "--WelcomeWebsocketConnection.welcome_timeout=3",
+        "--WelcomeWebsocketConnection.return_time=60",
         *WELCOMING,
     )
     started.kernelspec(
@@ -100,6 +103,65 @@ def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
     [*_, reply] = page.receive_until(lambda message: message["channel"] == "shell")
     assert reply["parent_header"]["msg_id"] == msg_id
     assert reply["content"]["ename"] == "KeyboardInterrupt"
+
+
+def test_a_page_that_comes_back_after_its_cell_has_run(server, kernel, connect):
+    """W6: with another tab open; the reply has come for it while it was away."""
+    kernel_id = kernel("doing")
+    page, another = connect(kernel_id), connect(kernel_id)
+    another.comms()  # answered: it is subscribed
+    msg_id = page.execute("sleep 60")
+    another.hear_output(msg_id)
+    page.close()
+    wait_until(
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 1, "the page is gone"
+    )
+    assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
+    hear_idle_of(another, msg_id)
+    page = connect(kernel_id, page.session)
+    [*_, reply] = page.receive_until(lambda message: message["channel"] == "shell")
+    assert reply["parent_header"]["msg_id"] == msg_id
+    assert outputs(page, 1) == [COMPLETE]
+
+
+def test_a_page_whose_connection_was_lost_unnoticed(server, kernel, connect):
+    """W6: the server closes the old one when the page comes again; the page keeps its sockets."""
+    kernel_id = kernel("doing")
+    page, another = connect(kernel_id), connect(kernel_id)
+    assert outputs(page, 1) == [COMPLETE]
+    again = connect(kernel_id, page.session)
+    assert outputs(again, 1) == [COMPLETE]
+    page.close()
+    wait_until(
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 2, "one page is gone"
+    )
+    assert outputs(again, 1) == [COMPLETE]
+    assert outputs(another, 1) == [COMPLETE]
+
+
+@pytest.mark.timeout(300)
+def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, connect):
+    """L6: each is heard when it comes back, whose sockets are reconnecting then.
+
+    jupyter_server alone connects a second one by the same identity, and of these pages a fifth is
+    never heard again.
+    """
+    kernel_id = kernel("doing")
+    pages = [connect(kernel_id) for _ in range(4)]
+    connect(kernel_id)  # stays, or the server would keep the sockets of who goes last
+    for _ in range(5):
+        with ThreadPoolExecutor() as threads:
+            restart = threads.submit(server.rest, "POST", f"api/kernels/{kernel_id}/restart")
+            while not restart.done():
+                for page in pages:
+                    page.send("comm_info_request", {})
+                wait([restart], timeout=0.03)
+            assert restart.result()[0] == 200
+        for number, page in enumerate(pages):
+            page.close()
+            pages[number] = connect(kernel_id, page.session)
+        for page in pages:
+            assert outputs(page, 1) == [COMPLETE]
 
 
 def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
