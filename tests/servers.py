@@ -16,7 +16,7 @@ from pathlib import Path
 import optional
 import psutil
 from conftest import handshake_metadata
-from harness import BUSY, DEADLINE, IDLE, free_port, wait_until
+from harness import BUSY, DEADLINE, IDLE, free_port, free_range, wait_until
 
 websocket = optional.module("websocket")  # jupyter_server brings it
 
@@ -30,9 +30,10 @@ THIEF = """
 import json, os, socket, sys
 gate, startup_file = sys.argv[1], sys.argv[-1]
 with open(startup_file) as file:
-    port = json.load(file).get("preferred_ports", {}).get("shell_port")
+    startup = json.load(file)
+port = startup.get("preferred_ports", {}).get("shell_port")
 if port:
-    taken = socket.create_server(("127.0.0.1", port))
+    taken = socket.create_server((startup["ip"], port))
     taken.set_inheritable(True)
     if gate:
         open(gate).close()
@@ -175,7 +176,10 @@ class Server:
         it has to take away when it becomes the kernel.
         """
         argv = [sys.executable, *(["-c", *script] if script else []), *DOING]
-        return self.kernelspec(name, argv=argv, metadata=handshake_metadata(), **SPEAKS_5_6)
+        # Ports that the system gives nobody while a kernel restarts: tests expect the old ones.
+        low = free_range(40)
+        metadata = handshake_metadata(port_range=f"{low}-{low + 39}")
+        return self.kernelspec(name, argv=argv, metadata=metadata, **SPEAKS_5_6)
 
     def dying(self, name: str = "dying") -> str:
         """Make a kernelspec of a kernel that ends before it registers."""

@@ -67,8 +67,14 @@ def manage():
     """Start a kernel by a manager of ours: ``manage(kernel_name=...)``."""
     managers = []
 
-    def start_kernel(**options):
-        manager = WelcomeKernelManager(**{"kernel_name": "echo-handshake", **options})
+    def start_kernel(kernel_name="echo-handshake", **options):
+        if kernel_name in ("python3", "xpython-raw"):
+            # The classic way. Chosen by jupyter_client, a port may be another test's by the time
+            # that the kernel binds it.
+            low = free_range(5)
+            ports = {f"{channel}_port": low + n for n, channel in enumerate(CHANNELS)}
+            options = {"cache_ports": False, **ports, **options}
+        manager = WelcomeKernelManager(kernel_name=kernel_name, **options)
         managers.append(manager)
         manager.start_kernel()
         return manager
@@ -511,12 +517,11 @@ def test_nobody_is_there(attach):
 
 
 def test_no_time_at_all(context, attach):
-    """S3: it asks all the same, as jupyter_client does."""
+    """S3: one look, and no more."""
     with FakeKernel(context, zmq.PUB, silent_for=10**6) as kernel:
         client = attach(kernel.connection)
         with pytest.raises(NotReady):
             client.wait_for_ready(timeout=0)
-        wait_until(lambda: kernel.requests, "the request")
 
 
 def test_a_kernel_that_is_never_heard(context, attach):

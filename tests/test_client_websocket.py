@@ -170,7 +170,8 @@ def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
     first = connect(kernel_id)
     msg_id = first.execute("sleep_in_one_call 60")
     first.hear_output(msg_id)
-    second = connect(kernel_id)
+    second = connect(kernel_id)  # which returns before the server has its sockets
+    second.receive_until(lambda message: message["msg_type"] == "iopub_welcome")
     assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
     hear_idle_of(second, msg_id)
 

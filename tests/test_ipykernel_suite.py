@@ -11,6 +11,7 @@ import tarfile
 from xml.etree import ElementTree
 
 import pytest
+from conftest import handshake_metadata
 
 VERSION = "7.4.0"
 """Of the suite; the kernel class is that of the ipykernel that is installed."""
@@ -91,7 +92,10 @@ def results_of(file, suite, tmp_path):
 @pytest.mark.parametrize("file", ["test_message_spec.py", "test_kernel.py", "test_async.py"])
 def test_ipykernels_suite(file, suite, kernelspecs, tmp_path):
     words = ("-m", "echokernel", "--kernel-class", "ipykernel.ipkernel:IPythonKernel")
-    kernelspecs("python3", argv=[sys.executable, *words, "-f", "{connection_file}"])
+    # By a handshake: launched the classic way some fifty times, one now and then loses a port to
+    # the kernels of tests that run at the same time.
+    argv = [sys.executable, *words, "-f", "{connection_file}"]
+    kernelspecs("python3", argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
     results = results_of(file, suite, tmp_path)
     expected = {**BY_DESIGN[file], **DEFECTS[file]}
     assert set(expected) <= set(results), "a test that is expected to fail did not run"

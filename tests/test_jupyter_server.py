@@ -49,9 +49,10 @@ def test_start_execute_and_shut_down(server, kernel, connect):
 
 def test_restart(server, kernel, connect):
     """L6: a fresh handshake, the same ports; the websocket stays, hears the welcome, executes."""
-    kernel_id = kernel()
+    kernel_id = kernel("doing")
     frontend, another = connect(kernel_id), connect(kernel_id)
-    assert frontend.run("before") == echoed("before")
+    assert says(frontend, "before")
+    another.comms()  # answered: it is subscribed
     for _ in range(2):
         old, ports = server.process(kernel_id), server.ports(kernel_id)
         old_file = old.cmdline()[-1]
@@ -62,7 +63,7 @@ def test_restart(server, kernel, connect):
         assert server.ports(kernel_id) == ports
         for each in (frontend, another):
             each.hear_welcome()
-            assert each.run("after")[1:] == [("stream", {"name": "stdout", "text": "after"})]
+            assert says(each, "after")
 
 
 def test_the_activity_monitor(server, kernel, connect):
@@ -99,15 +100,15 @@ def test_the_activity_monitor(server, kernel, connect):
 
 def test_autorestart(server, kernel, connect):
     """L6, L8: after SIGKILL the frontend hears `restarting`, and its websocket works again."""
-    kernel_id = kernel()
+    kernel_id = kernel("doing")
     frontend = connect(kernel_id)
-    frontend.run("before")
+    assert says(frontend, "before")
     for _ in range(2):
         old, ports = server.process(kernel_id), server.ports(kernel_id)
         old.kill()
         frontend.hear_status("restarting")
         frontend.hear_welcome()
-        assert frontend.run("after")[1:] == [("stream", {"name": "stdout", "text": "after"})]
+        assert says(frontend, "after")
         assert server.process(kernel_id) != old
         assert server.ports(kernel_id) == ports
         wait_until(lambda: seen_idle(server, kernel_id), "the server has heard it, too")
