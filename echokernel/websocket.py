@@ -56,16 +56,16 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
 
     def create_stream(self) -> None:
         """Connect to the kernel's channels; a page that comes back finds what it had."""
-        ports = list(self.kernel_manager.ports)
         for channel in ("iopub", "shell", "control", "stdin"):
             page = (self.session_key, channel)
-            stream = _PageStream.find(page, ports)
+            port = getattr(self.kernel_manager, f"{channel}_port")
+            stream = _PageStream.find(page, port)
             if stream is None:
                 connect = getattr(self.kernel_manager, f"connect_{channel}")
                 # By the page's session id, as jupyter_server does: what is due to it finds it.
                 stream = connect(identity=self.session.bsession)
                 if channel != "iopub":
-                    stream = _PageStream(stream, page, ports, self.return_time)
+                    stream = _PageStream(stream, page, port, self.return_time)
             if isinstance(stream, _PageStream):
                 stream.take(self.channels)
             stream.channel = channel
@@ -76,7 +76,8 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         """The server ends."""
         await super().close_all()  # type: ignore[no-untyped-call]
         for stream in list(_PageStream.open.values()):
-            stream.end()
+            if stream.has_left:
+                stream.end()
 
     def nudge(self) -> asyncio.Future[None]:
         """Return what is done when the kernel's publications reach the frontend.
@@ -146,19 +147,19 @@ class _PageStream(ZMQStream):
     Args:
         stream: what it takes the place of.
         page: session key and channel.
-        ports: the kernel's.
+        port: to which it is connected.
         return_time: seconds.
     """
 
     open: ClassVar[dict[tuple[str, str], _PageStream]] = {}
 
     def __init__(
-        self, stream: ZMQStream, page: tuple[str, str], ports: list[int], return_time: float
+        self, stream: ZMQStream, page: tuple[str, str], port: int, return_time: float
     ) -> None:
         stream.io_loop.remove_handler(stream.socket)
         super().__init__(stream.socket, stream.io_loop)
         self._page = page
-        self._ports = ports
+        self._port = port
         self._return_time = return_time
         self._channels: dict[str, Any] = {}
         self._ending: object | None = None
@@ -166,13 +167,18 @@ class _PageStream(ZMQStream):
         self.open[page] = self
 
     @classmethod
-    def find(cls, page: tuple[str, str], ports: list[int]) -> _PageStream | None:
-        """Return the page's stream if it leads to these ports."""
+    def find(cls, page: tuple[str, str], port: int) -> _PageStream | None:
+        """Return the page's stream if it leads to this port."""
         found = cls.open.get(page)
-        if found is not None and found._ports != ports:
-            found.end()
-            return None
-        return found
+        if found is None or (found._port == port and not found.closed()):
+            return found
+        found.end()
+        return None
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its page is gone, and may come back."""
+        return self._ending is not None
 
     def take(self, channels: dict[str, Any]) -> None:
         """The page is here, or here again: the stream goes into its channels.
@@ -182,6 +188,9 @@ class _PageStream(ZMQStream):
         """
         self._channels.pop(self.channel, None)
         self._channels = channels
+        self._stay()
+
+    def _stay(self) -> None:
         if self._ending is not None:
             self.io_loop.remove_timeout(self._ending)
             self._ending = None
@@ -196,7 +205,9 @@ class _PageStream(ZMQStream):
 
     def end(self) -> None:
         """Close the socket; what it could not deliver is dropped."""
-        self.open.pop(self._page, None)
+        self._stay()
+        if self.open.get(self._page) is self:
+            del self.open[self._page]
         super().close(linger=0)
 
 

@@ -8,7 +8,7 @@ import optional
 import pytest
 from conftest import handshake_metadata
 from harness import IDLE, Client, wait_until
-from servers import WELCOMING, Server
+from servers import NO_GATE, THIEF, WELCOMING, Server
 
 optional.module("jupyter_server")
 
@@ -162,6 +162,23 @@ def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, 
             pages[number] = connect(kernel_id, page.session)
         for page in pages:
             assert outputs(page, 1) == [COMPLETE]
+
+
+def test_pages_come_back_to_a_kernel_with_another_port(server, kernel, connect):
+    """L6: somebody took its shell port; control and stdin are where they were."""
+    kernel_id = kernel(server.doing("robbed", THIEF, NO_GATE))
+    pages = [connect(kernel_id) for _ in range(2)]
+    assert [outputs(page, 1) for page in pages] == [[COMPLETE]] * 2
+    ports = server.ports(kernel_id)
+    assert server.rest("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
+    changed = {name for name, port in server.ports(kernel_id).items() if port != ports[name]}
+    assert changed == {"shell_port"}
+    for page in pages:
+        page.close()
+    for page in [connect(kernel_id, page.session) for page in pages]:
+        assert outputs(page, 1) == [COMPLETE]
+        asked = page.send("kernel_info_request", {}, "control")
+        page.receive_until(lambda message: message["parent_header"].get("msg_id") == asked)  # noqa: B023
 
 
 def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
