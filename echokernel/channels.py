@@ -35,11 +35,13 @@ A subscription is stored before anybody could check it, at 50-90 bytes for each 
 bytes, heartbeats 4.
 """
 
-IOPUB_SEND_HWM = 110_000
-"""Messages queued for one slow subscriber before libzmq drops for it (its default is 1,000).
+IOPUB_SEND_HWM = 130_000
+"""Messages queued for one slow subscriber before libzmq takes no more (its default is 1,000).
 
 P3: a client that pauses for 10 s must not lose its outputs. Above the bound that `slow_readers`
-keeps, so that what is no output has room when output has none.
+keeps, so that what is no output has room when output has none. libzmq's count goes down by half of
+this at once, or not at all: after 65,000 messages that a client has taken in, or has only been sent
+(its own queue, and the system's, hold some), what is waiting may be 65,000 fewer than it counts.
 """
 
 

@@ -1,10 +1,15 @@
 """What becomes of output when a subscriber does not read it (SPEC P3).
 
-ZeroMQ keeps a queue for each subscriber, tells nobody how long they are, and when one is full
-drops for that subscriber whatever comes next, the idle status too. So here we count what the
-slowest of them has yet to be sent (`Backlog`), and within a bound nothing is lost. Beyond it
+ZeroMQ keeps a queue for each subscriber and tells nobody how long they are. So here we count what
+the slowest of them has yet to be sent (`Backlog`), and within a bound nothing is lost. Beyond it
 (`SlowReaders`) everybody waits, as long as that subscriber reads. If it does not, it loses output;
 what is said of requests it does not lose. Both belong to IOPub's own thread.
+
+ZeroMQ's own bound, the high water mark, is above ours. It hears of what a subscriber was sent only
+every half of it, so a queue may be full for it that is not half as long. Then it refuses a message
+(ZMQ_XPUB_NODROP); without that it would drop everything from there, the idle status too, and
+tell nobody. A full queue is also what lets others go on: dropping is left to ZeroMQ then, which
+drops for that subscriber alone.
 """
 
 from __future__ import annotations
@@ -25,13 +30,16 @@ from . import multipart
 from .protocol.wire import DELIMITER
 
 BACKLOG_MESSAGES = 100_000
-"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait."""
+"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
+
+Fewer if it has taken in much that its program has not read: `channels.IOPUB_SEND_HWM`.
+"""
 
 BACKLOG_BYTES = 256 * 1024 * 1024
 """Bytes that a subscriber may be behind."""
 
 MISSED = 10_000
-"""Status messages that are kept for a subscriber that ZeroMQ drops everything for."""
+"""Messages about requests that are kept for a subscriber whose queue is full."""
 
 PATIENCE = 3.0
 """Seconds without progress, beyond the bound, after which a subscriber is said not to read."""
@@ -39,19 +47,13 @@ PATIENCE = 3.0
 SMALL = 1024
 """Bytes of output that goes on to everybody where only bytes are the matter."""
 
-CAN_CLOSE = 0.75
-"""Share of BACKLOG_MESSAGES from which the queue of who does not read can be closed.
-
-By a limit, which holds for everybody; and ZeroMQ hears of what was read only every half of its high
-water mark, so others may seem to be that far behind.
-"""
-
 OUTPUT = {"stream", "display_data", "update_display_data", "execute_result"}
 """Types of messages that are dropped first."""
 
 _SEGMENT_MESSAGES = 500
 _SEGMENT_BYTES = 1024 * 1024
 _LOOK_AGAIN = 0.05  # seconds
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 class _Segment(NamedTuple):
@@ -68,7 +70,8 @@ class Backlog:
     it any more, and those before it went out earlier.
 
     Attributes: ``messages`` and ``size`` (bytes) as of the last `look`, and whether that is more
-    than may be (``is_full``); ``segments``, the number of segments that were ever sent.
+    than may be (``is_full``; ``is_heavy``, by its bytes); ``segments``, the number of segments that
+    were ever sent.
     """
 
     def __init__(self, xpub: zmq.Socket[bytes]) -> None:
@@ -81,20 +84,25 @@ class Backlog:
         self.size = 0
         self.is_full = False
 
-    def send(self, frames: Sequence[Any], copy: bool, size: int) -> None:
-        self._open_messages += 1
-        self._open_size += size
-        if self._open_messages < _SEGMENT_MESSAGES and self._open_size < _SEGMENT_BYTES:
-            self._send(frames, copy)
-            return
-        last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
-        self._send([*frames[:-1], last], False)
-        self.segments += 1
-        self._segments.append(
-            _Segment(self.segments, self._open_messages, self._open_size, last.tracker)
-        )
-        self._open_messages = self._open_size = 0
-        self.look()
+    def send(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
+        """Send; return False if somebody's queue is full, and it was not."""
+        messages, total = self._open_messages + 1, self._open_size + size
+        last = None
+        if messages >= _SEGMENT_MESSAGES or total >= _SEGMENT_BYTES:
+            last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
+            frames, copy = [*frames[:-1], last], False
+        try:
+            # Refused, if at all, at its first frame: within a message no queue grows.
+            self._send(frames, copy, _NOBLOCK)
+        except zmq.Again:
+            return False
+        self._open_messages, self._open_size = messages, total
+        if last is not None:
+            self.segments += 1
+            self._segments.append(_Segment(self.segments, messages, total, last.tracker))
+            self._open_messages = self._open_size = 0
+            self.look()
+        return True
 
     def look(self) -> None:
         """Count anew."""
@@ -102,6 +110,10 @@ class Backlog:
         self.messages = sum(segment.messages for segment in self._segments)
         self.size = sum(segment.size for segment in self._segments)
         self.is_full = not self.within(1)
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.size > BACKLOG_BYTES
 
     def waits_for(self, segment: int) -> bool:
         """Tell whether somebody has not been sent the segment of that number, or one before."""
@@ -130,20 +142,20 @@ class SlowReaders:
         log: logging.Logger,
     ) -> None:
         self._socket = xpub
-        self._open_hwm = xpub.sndhwm  # beyond the bound: a reserve for what is no output
         self._backlog = Backlog(xpub)
         self._subscribers = Subscribers()
         self._notice = notice
         self._pause = pause
         self._log = log
         self.dropping = False
-        self._closed = False  # to who does not read: ZeroMQ drops everything for it, and only it
+        self._left_to_zeromq = False
+        self._full_until = 0
         self._somebody_reads = False
-        self._closed_until = 0
         self._lost = 0
         self._example: Sequence[bytes] = []  # a message that was lost
         self._missed: collections.deque[Sequence[bytes]] = collections.deque(maxlen=MISSED)
         self._looked_at = 0.0
+        self._refuse(True)
 
     def joined(self, topic: bytes, descriptor: int | None) -> None:
         """Somebody subscribed, over the connection ``descriptor``."""
@@ -154,93 +166,126 @@ class SlowReaders:
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
-        if not self.dropping and self._backlog.is_full:
-            self._wait(frames)
-        if not self.dropping or self._may_pass(frames, size):
-            self._backlog.send(frames, copy, size)
+        if self.dropping and time.monotonic() > self._looked_at + _LOOK_AGAIN:
+            self.look()
+            if self.dropping:
+                self._see_who_reads()
+        if not self.dropping:
+            if self._is_sent(frames, copy, size):
+                return
+            self.dropping = True
+            self._see_who_reads()
+        self._send_past(frames, copy, size)
 
     def send_at_once(self, frames: Sequence[bytes]) -> None:
         """Send what is no output, whoever does not read."""
-        self._backlog.send(frames, True, multipart.check(frames))
+        size = multipart.check(frames)
+        if not self._backlog.send(frames, True, size):
+            self.dropping = True
+            self._leave_to_zeromq()
+            self._send_past(frames, True, size)
 
     def look(self) -> None:
         """While messages are dropped: see whether that is over."""
         self._looked_at = time.monotonic()
         self._backlog.look()
         if (
-            not self._backlog.waits_for(self._closed_until)
-            if self._closed
+            not self._backlog.waits_for(self._full_until)
+            if self._left_to_zeromq
             else self._backlog.within(0.5)
         ):
             self._recover()
 
-    def _wait(self, frames: Sequence[bytes]) -> None:
-        """Return when there is room again, or when the slowest subscriber does not read."""
-        self._subscribers.somebody_reads()  # since now
-        behind, deadline = self._backlog.messages, time.monotonic() + PATIENCE
-        while self._backlog.is_full:
-            if time.monotonic() > deadline:
-                self._give_up(frames)
-                return
-            if not self._pause():
-                return
-            self._backlog.look()
-            if self._backlog.messages < behind:
-                behind, deadline = self._backlog.messages, time.monotonic() + PATIENCE
-
-    def _give_up(self, frames: Sequence[bytes]) -> None:
-        self.dropping, self._lost, self._example = True, 0, frames
-        self._log.warning(
-            "IOPub: a subscriber does not read and is %d messages (%d MB) behind: output to it"
-            " is dropped until it reads again",
-            self._backlog.messages,
-            self._backlog.size // 1_000_000,
-        )
-        # It still has room for this, and will find it where the gap begins.
-        self._tell("a client has stopped reading; output that is not sent to it is lost from here")
-        self._see_who_reads()
-
-    def _may_pass(self, frames: Sequence[bytes], size: int) -> bool:
-        if time.monotonic() > self._looked_at + _LOOK_AGAIN:
-            self.look()
-            if not self.dropping:
-                return True
-            self._see_who_reads()
-        msg_type = type_of(frames)
-        if self._closed:
-            if msg_type == "status":
-                self._missed.append(frames)
-            else:
-                self._lost += 1
+    def _is_sent(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
+        """Send when there is room; return False if the slowest subscriber does not read."""
+        backlog = self._backlog
+        if not backlog.is_full and backlog.send(frames, copy, size):
             return True
-        if msg_type in OUTPUT and (size > SMALL or not self._somebody_reads):
-            self._lost += 1
-            return False
-        return True
+        self._subscribers.somebody_reads()  # since now
+        behind, deadline = backlog.messages, time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if not self._pause():
+                self._refuse(False)  # the end: what there is room for
+                return backlog.send(frames, copy, size)
+            backlog.look()
+            if not backlog.is_full and backlog.send(frames, copy, size):
+                return True
+            if backlog.messages < behind:
+                behind, deadline = backlog.messages, time.monotonic() + PATIENCE
+        return False
+
+    def _send_past(self, frames: Sequence[Any], copy: bool, size: int) -> None:
+        """Send to whom it can be sent, while somebody does not read."""
+        msg_type = type_of(frames)
+        if not self._left_to_zeromq:
+            there_is_room = self._somebody_reads and not (size > SMALL and self._backlog.is_heavy)
+            if msg_type in OUTPUT and not there_is_room:
+                self._lose(frames)
+                return
+            if not self._somebody_reads:
+                if self._missed or not self._backlog.send(frames, copy, size):
+                    self._missed.append(frames)
+                return
+            if self._backlog.send(frames, copy, size):
+                return
+            self._leave_to_zeromq()
+        if msg_type == "status":
+            self._missed.append(frames)
+        else:
+            self._lose(frames)
+        self._backlog.send(frames, copy, size)
+
+    def _leave_to_zeromq(self) -> None:
+        """From now on it drops for whose queue is full, and sends to the others.
+
+        And it takes who was dropped for once for gone, whom no message can wait for, until it has
+        read: to refuse again before that would help nobody.
+        """
+        self._left_to_zeromq = True
+        self._refuse(False)
+        # ZeroMQ opens a full queue again when half of it was read; a catch-up that comes
+        # earlier would be lost, too. So: when everything that is in it now is out.
+        self._full_until = self._backlog.segments
+
+    def _lose(self, frames: Sequence[bytes]) -> None:
+        self._lost += 1
+        if self._lost == 1:
+            self._example = frames
+            self._log.warning(
+                "IOPub: a subscriber does not read and is %d messages (%d MB) behind: output to it"
+                " is dropped until it reads again",
+                self._backlog.messages,
+                self._backlog.size // 1_000_000,
+            )
+            # If it still has room for this, it will find it where the gap begins.
+            self._tell(
+                "a client has stopped reading; output that is not sent to it is lost from here"
+            )
 
     def _see_who_reads(self) -> None:
-        """If there are others: let ZeroMQ drop for who does not read, so that they lose nothing."""
-        self._somebody_reads = self._subscribers.somebody_reads()
-        can_close = self._backlog.messages > BACKLOG_MESSAGES * CAN_CLOSE
-        if self._somebody_reads and can_close and not self._closed:
-            self._closed = True
-            self._socket.sndhwm = self._backlog.messages
-            # ZeroMQ opens a full queue again when half of it was read; a catch-up that comes
-            # earlier would be lost, too. So: when everything that is in it now is out.
-            self._closed_until = self._backlog.segments
+        """If others do, they lose nothing; also who does now and then."""
+        self._somebody_reads = self._subscribers.somebody_reads() or self._somebody_reads
 
     def _recover(self) -> None:
-        self.dropping = self._closed = False
-        self._socket.sndhwm = self._open_hwm
+        self.dropping = self._left_to_zeromq = self._somebody_reads = False
+        self._refuse(True)
+        self._socket.getsockopt(zmq.EVENTS)  # has it learn what was read: it looks rarely
         # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
         while self._missed:
             self.send_at_once(self._missed.popleft())
-        self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
-        self._tell(f"{self._lost} messages were not sent to a client that had stopped reading")
-        self._example = []
+        if self._lost:
+            self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
+            self._tell(f"{self._lost} messages were not sent to a client that had stopped reading")
+        self._lost, self._example = 0, []
 
     def _tell(self, text: str) -> None:
-        self.send_at_once(self._notice(f"[echokernel] {text}\n", self._example))
+        frames = self._notice(f"[echokernel] {text}\n", self._example)
+        if not self._backlog.send(frames, True, multipart.check(frames)):
+            self._missed.append(frames)
+
+    def _refuse(self, refuse: bool) -> None:
+        """Have ZeroMQ refuse messages that it would drop for a subscriber; or drop them."""
+        self._socket.setsockopt(zmq.XPUB_NODROP, int(refuse))
 
 
 class Subscribers:
