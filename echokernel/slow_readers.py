@@ -17,9 +17,6 @@ from __future__ import annotations
 import collections
 import json
 import logging
-import os
-import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +25,7 @@ import zmq
 
 from . import multipart
 from .protocol.wire import DELIMITER
+from .subscriber_sockets import SubscriberSockets
 
 BACKLOG_MESSAGES = 100_000
 """Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
@@ -143,7 +141,7 @@ class SlowReaders:
     ) -> None:
         self._socket = xpub
         self._backlog = Backlog(xpub)
-        self._subscribers = Subscribers()
+        self._subscribers = SubscriberSockets()
         self._notice = notice
         self._pause = pause
         self._log = log
@@ -238,8 +236,8 @@ class SlowReaders:
     def _leave_to_zeromq(self) -> None:
         """From now on it drops for whose queue is full, and sends to the others.
 
-        And it takes who was dropped for once for gone, whom no message can wait for, until it has
-        read: to refuse again before that would help nobody.
+        No way back before that queue has been read: ZeroMQ passes one over that it has dropped for,
+        and refuses nothing for its sake.
         """
         self._left_to_zeromq = True
         self._refuse(False)
@@ -271,7 +269,7 @@ class SlowReaders:
         self._refuse(True)
         self._socket.getsockopt(zmq.EVENTS)  # has it learn what was read: it looks rarely
         # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
-        while self._missed:
+        while self._missed and not self.dropping:
             self.send_at_once(self._missed.popleft())
         if self._lost:
             self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
@@ -288,36 +286,6 @@ class SlowReaders:
         self._socket.setsockopt(zmq.XPUB_NODROP, int(refuse))
 
 
-class Subscribers:
-    """The connections of those who hear output, to see whether any of them reads.
-
-    The descriptors are ZeroMQ's; it may have closed one and the system given it to somebody
-    else. So nothing is ever written to one, and it counts only while its peer is the same.
-    """
-
-    def __init__(self) -> None:
-        self._peers: dict[int, Any] = {}
-        self._unsent: dict[int, int] = {}
-
-    def add(self, descriptor: int) -> None:
-        self._peers[descriptor] = _peer(descriptor)
-
-    def somebody_reads(self) -> bool:
-        """Tell whether what was sent has reached somebody's process since the last call."""
-        if sys.platform == "win32":
-            return True  # nobody to ask
-        before, self._unsent = self._unsent, {}
-        for descriptor, peer in list(self._peers.items()):
-            if peer is None or _peer(descriptor) != peer:
-                del self._peers[descriptor]
-                continue
-            self._unsent[descriptor] = _unsent(descriptor)
-        return any(
-            unsent == 0 or unsent != before.get(descriptor, unsent)
-            for descriptor, unsent in self._unsent.items()
-        )
-
-
 def type_of(frames: Sequence[Any]) -> str:
     """Return the ``msg_type`` of a message; empty if it is none."""
     try:
@@ -325,24 +293,3 @@ def type_of(frames: Sequence[Any]) -> str:
         return str(header["msg_type"])
     except (ValueError, LookupError, TypeError):
         return ""
-
-
-def _peer(descriptor: int) -> Any:
-    """Return the address of the other end; None if ``descriptor`` is no connection."""
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            return connection.getpeername()
-    except OSError:
-        return None
-
-
-def _unsent(descriptor: int) -> int:
-    """Return the bytes that the other end's system has not taken yet."""
-    import fcntl  # not on Windows
-    import termios
-
-    try:
-        answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
-    except OSError:
-        return 0
-    return int.from_bytes(answer, sys.byteorder)

@@ -22,7 +22,8 @@ FLOORS = {
     2: "protocol.handshake",
     3: "capture channels client_channels client_wait comm_endings comm_requests comms files"
     " interrupts iopub kernelbase launching.* lazy_packages listeners messaging multipart"
-    " overtaking parent registration session slow_readers streams surroundings vanished_hosts",
+    " overtaking parent registration session slow_readers streams subscriber_sockets"
+    " surroundings vanished_hosts",
     4: "client command_line echo_comms install kernel provisioner serving",
     5: "app conformance.* doctor stress.* websocket",
     6: "__init__ __main__",
@@ -30,7 +31,7 @@ FLOORS = {
 KERNEL_SIDE = (
     "app capture comm_endings comm_requests comms echo_comms interrupts iopub kernel kernelbase"
     " lazy_packages listeners messaging multipart overtaking parent serving session slow_readers"
-    " streams surroundings vanished_hosts"
+    " streams subscriber_sockets surroundings vanished_hosts"
 )  # fmt: skip
 LAUNCHER_SIDE = (
     "client client_channels client_wait doctor launching.* provisioner stress.* websocket"

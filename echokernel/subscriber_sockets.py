@@ -1,0 +1,59 @@
+"""The system's ends of IOPub's connections: whether anybody reads what was sent (SPEC P3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+
+class SubscriberSockets:
+    """The connections of those who hear output, to see whether any of them reads.
+
+    The descriptors are ZeroMQ's; it may have closed one and the system given it to somebody
+    else. So nothing is ever written to one, and it counts only while its peer is the same.
+    """
+
+    def __init__(self) -> None:
+        self._peers: dict[int, Any] = {}
+        self._unsent: dict[int, int] = {}
+
+    def add(self, descriptor: int) -> None:
+        self._peers[descriptor] = _peer(descriptor)
+
+    def somebody_reads(self) -> bool:
+        """Tell whether what was sent has reached somebody's process since the last call."""
+        if sys.platform == "win32":
+            return True  # nobody to ask
+        before, self._unsent = self._unsent, {}
+        for descriptor, peer in list(self._peers.items()):
+            if peer is None or _peer(descriptor) != peer:
+                del self._peers[descriptor]
+                continue
+            self._unsent[descriptor] = _unsent(descriptor)
+        return any(
+            unsent == 0 or unsent != before.get(descriptor, unsent)
+            for descriptor, unsent in self._unsent.items()
+        )
+
+
+def _peer(descriptor: int) -> Any:
+    """Return the address of the other end; None if ``descriptor`` is no connection."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            return connection.getpeername()
+    except OSError:
+        return None
+
+
+def _unsent(descriptor: int) -> int:
+    """Return the bytes that the other end's system has not taken yet."""
+    import fcntl  # not on Windows
+    import termios
+
+    try:
+        answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
