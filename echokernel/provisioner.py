@@ -241,9 +241,9 @@ class HandshakeProvisioner(LocalProvisioner):
         tail = self._tail = StderrTail(kwargs.get("stderr"))
         unfinished = Unfinished(attempt.files)
         try:
-            with tail.capture() as stderr:
+            with tail.capture() as stderr, unfinished.spawning():
                 await super().launch_kernel(cmd, **{**kwargs, "stderr": stderr})
-            unfinished.process = self.process
+                unfinished.process = self.process
             ports = await launch.await_ports(attempt, self.poll, tail)
             return self._hand_over(attempt, ports, kwargs.get("env", {}))
         except GeneratorExit:  # the event loop is gone: nothing can be awaited any more

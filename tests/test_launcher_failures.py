@@ -73,6 +73,15 @@ def test_is_stopped(kernelspecs, capfd):
 LAUNCHER = """
 import sys, threading
 from jupyter_client import KernelManager
+from jupyter_client.provisioning import local_provisioner
+
+def without_a_turn(*words, launch=local_provisioner.launch_kernel, **more):
+    process = launch(*words, **more)
+    threading.main_thread().join()
+    return process
+
+if sys.argv[2] == "spawning":
+    local_provisioner.launch_kernel = without_a_turn
 manager = KernelManager(kernel_name=sys.argv[1])
 starting = threading.Thread(target=manager.start_kernel, daemon=True)
 starting.start()
@@ -113,9 +122,13 @@ def test_the_launcher_is_killed(until, kernelspecs, runtime_dir, tmp_path):
         left.unlink()
 
 
+@pytest.mark.parametrize("until", ["starting", "spawning"])
 @pytest.mark.parametrize("way", ["signed-frame", "rewrite"])
-def test_trap_8_the_launcher_ends_while_a_launch_hangs(way, kernelspecs, tmp_path, runtime_dir):
-    """Trap 8: a process of which nobody else knows, and that watches no parent, is swept away."""
+def test_trap_8_the_launcher_ends_while_a_launch_hangs(
+    way, until, kernelspecs, tmp_path, runtime_dir
+):
+    """Trap 8: a process of which nobody else knows, and that watches no parent, is swept away;
+    also one whose launcher's thread had no turn since it was started."""
     hanging = "import sys, threading; open(sys.argv[2], 'w').write(str(__import__('os').getpid()));"
     pid_file = tmp_path / "pid"
     kernelspecs(
@@ -124,7 +137,7 @@ def test_trap_8_the_launcher_ends_while_a_launch_hangs(way, kernelspecs, tmp_pat
               str(pid_file)],
         metadata=handshake_metadata(handshake=way),
     )  # fmt: skip
-    with launcher("hanging", "starting") as process:
+    with launcher("hanging", until) as process:
         pid = int(text_of(pid_file))
         assert list(runtime_dir.iterdir()), "there is a file to sweep away"
         process.stdin.close()  # and so the program ends as programs do

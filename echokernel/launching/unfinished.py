@@ -11,11 +11,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 END_TIME = 1.0
 """Seconds that a killed process may take to be gone, here where the program itself ends."""
+
+SPAWN_TIME = 5.0
+"""Seconds that another thread may take to tell which process it is just starting."""
 
 _launches: set[Unfinished] = set()
 
@@ -34,7 +39,18 @@ class Unfinished:
 
     def __post_init__(self) -> None:
         self._owner = os.getpid()
+        self._spawned = threading.Event()
+        self._spawned.set()
         _launches.add(self)
+
+    @contextlib.contextmanager
+    def spawning(self) -> Iterator[None]:
+        """Within, the process is started and told: it may run long before its thread does again."""
+        self._spawned.clear()
+        try:
+            yield
+        finally:
+            self._spawned.set()
 
     def finish(self) -> None:
         """There is nothing to end at exit any more; harmless if there never was."""
@@ -45,6 +61,7 @@ class Unfinished:
         self.finish()
         if os.getpid() != self._owner:
             return
+        self._spawned.wait(SPAWN_TIME)
         if self.process is not None and self.process.poll() is None:
             kill(self.process)
             with contextlib.suppress(subprocess.TimeoutExpired):
