@@ -203,6 +203,7 @@ class _Binder:
         self._port_range = port_range
         self._keepalive = keepalive
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._taken: set[str] = set()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heartbeat_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -256,12 +257,15 @@ class _Binder:
     def _bind(self, channel: str, port: int, *, or_else: bool) -> bool:
         """Bind; return False if the port is taken and there is something else to try."""
         address = url(self._transport, self._ip, port)
+        if or_else and address in self._taken:  # ipc would let two have one path
+            return False
         try:
             self._sockets[channel].bind(address)
         except zmq.ZMQError as error:
             if error.errno == errno.EADDRINUSE and or_else:
                 return False
             raise BindError(channel, address, error.strerror or str(error)) from error
+        self._taken.add(address)
         return True
 
 

@@ -168,7 +168,7 @@ class IOPub:
         unchecked = 0  # messages since the last look for subscriptions
         while True:
             try:
-                item = self._queue.get(timeout=TICK if self._out.dropping else None)
+                item = self._queue.get(timeout=TICK if self._out.is_waiting else None)
             except queue.Empty:
                 item = _LOOK
             if item is _STOP:
@@ -245,7 +245,8 @@ class IOPub:
 
     def _pause(self) -> bool:
         """Serve subscriptions for a moment; tell whether there is time for another."""
-        if self.socket.poll(10):
+        # Not a moment for each of the thousands of messages that the end finds waiting.
+        if not self._ending and self.socket.poll(10):
             self._receive_subscriptions()
         return not self._ending
 

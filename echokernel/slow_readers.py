@@ -15,29 +15,23 @@ drops for that subscriber alone.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import logging
+import operator
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 
 from . import multipart
+from .backlog import Backlog
 from .protocol.wire import DELIMITER
 from .subscriber_sockets import SubscriberSockets
 
-BACKLOG_MESSAGES = 100_000
-"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
-
-Fewer if it has taken in much that its program has not read: `channels.IOPUB_SEND_HWM`.
-"""
-
-BACKLOG_BYTES = 256 * 1024 * 1024
-"""Bytes that a subscriber may be behind."""
-
 MISSED = 10_000
-"""Messages about requests that are kept for a subscriber whose queue is full."""
+"""Messages that are kept for a subscriber whose queue is full: status, and as many others."""
 
 PATIENCE = 3.0
 """Seconds without progress, beyond the bound, after which a subscriber is said not to read."""
@@ -45,81 +39,13 @@ PATIENCE = 3.0
 SMALL = 1024
 """Bytes of output that goes on to everybody where only bytes are the matter."""
 
+NO_OUTPUT = (b"comm", b"session.", b"websocket.")
+"""What topics begin with whose subscribers hear no output."""
+
 OUTPUT = {"stream", "display_data", "update_display_data", "execute_result"}
 """Types of messages that are dropped first."""
 
-_SEGMENT_MESSAGES = 500
-_SEGMENT_BYTES = 1024 * 1024
 _LOOK_AGAIN = 0.05  # seconds
-_NOBLOCK = int(zmq.NOBLOCK)
-
-
-class _Segment(NamedTuple):
-    number: int
-    messages: int
-    size: int
-    tracker: Any
-
-
-class Backlog:
-    """Sends, and counts what the slowest subscriber has not been sent yet.
-
-    The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
-    it any more, and those before it went out earlier.
-
-    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`, and whether that is more
-    than may be (``is_full``; ``is_heavy``, by its bytes); ``segments``, the number of segments that
-    were ever sent.
-    """
-
-    def __init__(self, xpub: zmq.Socket[bytes]) -> None:
-        self._send = multipart.sender(xpub)
-        self._segments: list[_Segment] = []
-        self.segments = 0
-        self._open_messages = 0
-        self._open_size = 0
-        self.messages = 0
-        self.size = 0
-        self.is_full = False
-
-    def send(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
-        """Send; return False if somebody's queue is full, and it was not."""
-        messages, total = self._open_messages + 1, self._open_size + size
-        last = None
-        if messages >= _SEGMENT_MESSAGES or total >= _SEGMENT_BYTES:
-            last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
-            frames, copy = [*frames[:-1], last], False
-        try:
-            # Refused, if at all, at its first frame: within a message no queue grows.
-            self._send(frames, copy, _NOBLOCK)
-        except zmq.Again:
-            return False
-        self._open_messages, self._open_size = messages, total
-        if last is not None:
-            self.segments += 1
-            self._segments.append(_Segment(self.segments, messages, total, last.tracker))
-            self._open_messages = self._open_size = 0
-            self.look()
-        return True
-
-    def look(self) -> None:
-        """Count anew."""
-        self._segments = [segment for segment in self._segments if not segment.tracker.done]
-        self.messages = sum(segment.messages for segment in self._segments)
-        self.size = sum(segment.size for segment in self._segments)
-        self.is_full = not self.within(1)
-
-    @property
-    def is_heavy(self) -> bool:
-        return self.size > BACKLOG_BYTES
-
-    def waits_for(self, segment: int) -> bool:
-        """Tell whether somebody has not been sent the segment of that number, or one before."""
-        return bool(self._segments) and self._segments[0].number <= segment
-
-    def within(self, share: float) -> bool:
-        """Tell whether it is no longer than that share of what it may be."""
-        return self.messages <= BACKLOG_MESSAGES * share and self.size <= BACKLOG_BYTES * share
 
 
 class SlowReaders:
@@ -147,25 +73,37 @@ class SlowReaders:
         self._log = log
         self.dropping = False
         self._left_to_zeromq = False
+        self._was_left = False  # since the first loss: it may have had some of what was counted
         self._full_until = 0
         self._somebody_reads = False
         self._lost = 0
         self._example: Sequence[bytes] = []  # a message that was lost
-        self._missed: collections.deque[Sequence[bytes]] = collections.deque(maxlen=MISSED)
+        self._missed = Missed(self._lose)
+        self._due: collections.deque[Sequence[bytes]] = collections.deque()
         self._looked_at = 0.0
         self._refuse(True)
 
     def joined(self, topic: bytes, descriptor: int | None) -> None:
         """Somebody subscribed, over the connection ``descriptor``."""
-        if descriptor is not None and b"stream".startswith(topic[:6]):
+        if descriptor is not None and not topic.startswith(NO_OUTPUT):
             self._subscribers.add(descriptor)
             if self.dropping:
                 self._see_who_reads()  # who has just come must not go without
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
+        if self._due:
+            self._publish_due()
+        self._publish(frames, copy, size)
+
+    def _publish_due(self) -> None:
+        while self._due:
+            frames = self._due.popleft()
+            self._publish(frames, True, multipart.check(frames))
+
+    def _publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         if self.dropping and time.monotonic() > self._looked_at + _LOOK_AGAIN:
-            self.look()
+            self._see_whether_it_is_over()
             if self.dropping:
                 self._see_who_reads()
         if not self.dropping:
@@ -176,15 +114,25 @@ class SlowReaders:
         self._send_past(frames, copy, size)
 
     def send_at_once(self, frames: Sequence[bytes]) -> None:
-        """Send what is no output, whoever does not read."""
-        size = multipart.check(frames)
-        if not self._backlog.send(frames, True, size):
-            self.dropping = True
-            self._leave_to_zeromq()
-            self._send_past(frames, True, size)
+        """Send what is no output, before anything else: a welcome, say; it may be in a `pause`.
+
+        At once if nobody's queue is full, and else as soon as that is decided.
+        """
+        if self._due or not self._backlog.send(frames, True, multipart.check(frames)):
+            self._due.append(frames)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether to `look` from time to time."""
+        return self.dropping or bool(self._due)
 
     def look(self) -> None:
-        """While messages are dropped: see whether that is over."""
+        """See whether what `is_waiting` is for is over."""
+        if self.dropping:
+            self._see_whether_it_is_over()
+        self._publish_due()
+
+    def _see_whether_it_is_over(self) -> None:
         self._looked_at = time.monotonic()
         self._backlog.look()
         if (
@@ -215,35 +163,51 @@ class SlowReaders:
     def _send_past(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         """Send to whom it can be sent, while somebody does not read."""
         msg_type = type_of(frames)
-        if not self._left_to_zeromq:
-            there_is_room = self._somebody_reads and not (size > SMALL and self._backlog.is_heavy)
-            if msg_type in OUTPUT and not there_is_room:
-                self._lose(frames)
-                return
-            if not self._somebody_reads:
-                if self._missed or not self._backlog.send(frames, copy, size):
-                    self._missed.append(frames)
-                return
-            if self._backlog.send(frames, copy, size):
-                return
-            self._leave_to_zeromq()
+        others_read = self._somebody_reads or self._left_to_zeromq
+        there_is_room = others_read and not (size > SMALL and self._backlog.is_heavy)
+        if msg_type in OUTPUT and not there_is_room:
+            self._lose(frames)
+            return
+        if not others_read:
+            if self._missed or not self._backlog.send(frames, copy, size):
+                self._missed.append(frames, msg_type)
+            return
+        is_sent = self._is_sent_to_others(frames, copy, size)
+        if is_sent and not self._left_to_zeromq:
+            return
         if msg_type == "status":
-            self._missed.append(frames)
+            self._missed.append(frames, msg_type)
         else:
             self._lose(frames)
-        self._backlog.send(frames, copy, size)
+        if not is_sent:
+            self._leave_to_zeromq(frames, copy, size)
 
-    def _leave_to_zeromq(self) -> None:
-        """From now on it drops for whose queue is full, and sends to the others.
+    def _leave_to_zeromq(self, frames: Sequence[Any], copy: bool, size: int) -> None:
+        """Have it drop this for whose queue is full, and send it to the others.
 
-        No way back before that queue has been read: ZeroMQ passes one over that it has dropped for,
-        and refuses nothing for its sake.
+        It then passes that queue over until it hears that half of it was read, and refuses nothing
+        for its sake: it alone loses what comes now.
         """
-        self._left_to_zeromq = True
+        self._left_to_zeromq = self._was_left = True
         self._refuse(False)
-        # ZeroMQ opens a full queue again when half of it was read; a catch-up that comes
-        # earlier would be lost, too. So: when everything that is in it now is out.
+        self._backlog.send(frames, copy, size)
+        self._refuse(True)
+        # A catch-up that comes when half of it was read would be lost again, the other half may
+        # never be. So: when everything that is in it now is out.
         self._full_until = self._backlog.segments
+
+    def _is_sent_to_others(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
+        """Send when there is room; return False if nobody whose queue is full reads."""
+        if self._backlog.send(frames, copy, size):
+            return True
+        self._subscribers.have_taken()  # since now
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and self._pause():
+            if self._backlog.send(frames, copy, size):
+                return True
+            if self._subscribers.have_taken():
+                deadline = time.monotonic() + PATIENCE
+        return False
 
     def _lose(self, frames: Sequence[bytes]) -> None:
         self._lost += 1
@@ -262,28 +226,60 @@ class SlowReaders:
 
     def _see_who_reads(self) -> None:
         """If others do, they lose nothing; also who does now and then."""
-        self._somebody_reads = self._subscribers.somebody_reads() or self._somebody_reads
+        somebody_reads = self._subscribers.somebody_reads() and len(self._subscribers) > 1
+        self._somebody_reads = self._somebody_reads or somebody_reads
 
     def _recover(self) -> None:
         self.dropping = self._left_to_zeromq = self._somebody_reads = False
         self._refuse(True)
         self._socket.getsockopt(zmq.EVENTS)  # has it learn what was read: it looks rarely
         # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
-        while self._missed and not self.dropping:
-            self.send_at_once(self._missed.popleft())
+        for frames in self._missed.take():
+            self.send_at_once(frames)
         if self._lost:
-            self._log.warning("IOPub: %d messages were lost to a subscriber", self._lost)
-            self._tell(f"{self._lost} messages were not sent to a client that had stopped reading")
-        self._lost, self._example = 0, []
+            number = f"up to {self._lost}" if self._was_left else str(self._lost)
+            self._log.warning("IOPub: %s messages were lost to a subscriber", number)
+            self._tell(f"{number} messages were not sent to a client that had stopped reading")
+        self._lost, self._example, self._was_left = 0, [], False
 
     def _tell(self, text: str) -> None:
         frames = self._notice(f"[echokernel] {text}\n", self._example)
         if not self._backlog.send(frames, True, multipart.check(frames)):
-            self._missed.append(frames)
+            self._missed.append(frames, "stream")
 
     def _refuse(self, refuse: bool) -> None:
         """Have ZeroMQ refuse messages that it would drop for a subscriber; or drop them."""
         self._socket.setsockopt(zmq.XPUB_NODROP, int(refuse))
+
+
+class Missed:
+    """What is kept for whose queue is full, status apart from the rest, which may be much more.
+
+    Args:
+        lose: is told what there is no room for any more; the oldest goes first.
+    """
+
+    def __init__(self, lose: Callable[[Sequence[bytes]], None]) -> None:
+        self._lose = lose
+        self._status: collections.deque[tuple[int, Sequence[bytes]]] = collections.deque()
+        self._others: collections.deque[tuple[int, Sequence[bytes]]] = collections.deque()
+        self._count = itertools.count()
+
+    def __bool__(self) -> bool:
+        return bool(self._status or self._others)
+
+    def append(self, frames: Sequence[bytes], msg_type: str) -> None:
+        kept = self._status if msg_type == "status" else self._others
+        kept.append((next(self._count), frames))
+        if len(kept) > MISSED:
+            self._lose(kept.popleft()[1])
+
+    def take(self) -> list[Sequence[bytes]]:
+        """Return everything, in order; it is not kept any longer."""
+        everything = sorted([*self._status, *self._others], key=operator.itemgetter(0))
+        self._status.clear()
+        self._others.clear()
+        return [frames for _, frames in everything]
 
 
 def type_of(frames: Sequence[Any]) -> str:

@@ -19,23 +19,31 @@ class SubscriberSockets:
         self._peers: dict[int, Any] = {}
         self._unsent: dict[int, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._peers)
+
     def add(self, descriptor: int) -> None:
         self._peers[descriptor] = _peer(descriptor)
 
     def somebody_reads(self) -> bool:
-        """Tell whether what was sent has reached somebody's process since the last call."""
+        """Tell whether what was sent has reached somebody's process since the last look."""
         if sys.platform == "win32":
             return True  # nobody to ask
+        return any(unsent == 0 or unsent != before for before, unsent in self._look())
+
+    def have_taken(self) -> bool:
+        """Tell whether anybody has taken anything since the last look, and nothing was sent."""
+        return sys.platform != "win32" and any(unsent != before for before, unsent in self._look())
+
+    def _look(self) -> list[tuple[int, int]]:
+        """Return for each connection what was unsent at the last look, and what is now."""
         before, self._unsent = self._unsent, {}
         for descriptor, peer in list(self._peers.items()):
             if peer is None or _peer(descriptor) != peer:
                 del self._peers[descriptor]
-                continue
-            self._unsent[descriptor] = _unsent(descriptor)
-        return any(
-            unsent == 0 or unsent != before.get(descriptor, unsent)
-            for descriptor, unsent in self._unsent.items()
-        )
+            else:
+                self._unsent[descriptor] = _unsent(descriptor)
+        return [(before.get(number, unsent), unsent) for number, unsent in self._unsent.items()]
 
 
 def _peer(descriptor: int) -> Any:

@@ -54,9 +54,19 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         help="Seconds for which the sockets of a page that has left wait for it to come back.",
     ).tag(config=True)
 
+    def connect(self) -> asyncio.Future[None] | None:  # type: ignore[override]
+        """Let the frontend in; returns what is done when it hears."""
+        connected: asyncio.Future[None] | None = super().connect()
+        if connected is not None:
+            # What the server kept of the last page may lack what a newer connection had taken.
+            self.create_stream()
+        return connected
+
     def create_stream(self) -> None:
-        """Connect to the kernel's channels; a page that comes back finds what it had."""
+        """Connect to the kernel's channels that it lacks; a page that comes back finds its own."""
         for channel in ("iopub", "shell", "control", "stdin"):
+            if channel in self.channels:
+                continue
             page = (self.session_key, channel)
             port = getattr(self.kernel_manager, f"{channel}_port")
             stream = _PageStream.find(page, port)

@@ -256,6 +256,10 @@ class Websocket:
     def close(self) -> None:
         self._socket.close()
 
+    def cut(self) -> None:
+        """End the connection without a word."""
+        self._socket.shutdown()
+
     def send(self, msg_type: str, content: dict, channel: str = "shell") -> str:
         """Send a request; return its id."""
         msg_id = uuid.uuid4().hex

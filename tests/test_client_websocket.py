@@ -139,6 +139,21 @@ def test_a_page_whose_connection_was_lost_unnoticed(server, kernel, connect):
     assert outputs(another, 1) == [COMPLETE]
 
 
+def test_a_page_whose_newer_connection_leaves_first(server, kernel, connect):
+    """W6: the older one, lost unnoticed, is the last then, and what the server keeps of it lacks
+    what the newer one had taken."""
+    kernel_id = kernel("doing")
+    page = connect(kernel_id)
+    assert outputs(page, 1) == [COMPLETE]
+    again = connect(kernel_id, page.session)
+    assert outputs(again, 1) == [COMPLETE]
+    again.close()
+    page.cut()
+    wait_until(lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "both are gone")
+    again = connect(kernel_id, page.session)
+    assert outputs(again, 1) == [COMPLETE]
+
+
 @pytest.mark.timeout(300)
 def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, connect):
     """L6: each is heard when it comes back, whose sockets are reconnecting then.

@@ -20,7 +20,7 @@ FLOORS = {
     1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle"
     " protocol.json_rpc protocol.readiness",
     2: "protocol.handshake",
-    3: "capture channels client_channels client_wait comm_endings comm_requests comms files"
+    3: "backlog capture channels client_channels client_wait comm_endings comm_requests comms files"
     " interrupts iopub kernelbase launching.* lazy_packages listeners messaging multipart"
     " overtaking parent registration session slow_readers streams subscriber_sockets"
     " surroundings vanished_hosts",
@@ -29,9 +29,9 @@ FLOORS = {
     6: "__init__ __main__",
 }
 KERNEL_SIDE = (
-    "app capture comm_endings comm_requests comms echo_comms interrupts iopub kernel kernelbase"
-    " lazy_packages listeners messaging multipart overtaking parent serving session slow_readers"
-    " streams subscriber_sockets surroundings vanished_hosts"
+    "app backlog capture comm_endings comm_requests comms echo_comms interrupts iopub kernel"
+    " kernelbase lazy_packages listeners messaging multipart overtaking parent serving session"
+    " slow_readers streams subscriber_sockets surroundings vanished_hosts"
 )  # fmt: skip
 LAUNCHER_SIDE = (
     "client client_channels client_wait doctor launching.* provisioner stress.* websocket"

@@ -10,6 +10,8 @@ from conftest import start_classic
 from harness import DEADLINE, IDLE, Client, parse, receive, url
 from test_messaging_wire import KERNELS
 
+from echokernel import slow_readers
+
 MORE_THAN_THE_BOUND = 160_000
 MB = 1_000_000
 
@@ -39,14 +41,15 @@ def run(client, code):
 class Reader:
     """A subscriber to everything, that counts what it has read."""
 
-    def __init__(self, client, rcvhwm=10):
+    def __init__(self, client, rcvhwm=10, thorough=False, topic=b""):
         self.socket = client._context.socket(zmq.SUB)
         self.socket.rcvhwm = rcvhwm
-        self.socket.subscribe(b"")
+        self.socket.subscribe(topic)
         self.socket.connect(url(client.connection, "iopub"))
         while parse(receive(self.socket), client.key)["msg_type"] != "iopub_welcome":
             pass  # another's `starting` can come before
         self.key = client.key
+        self._thorough = thorough
         self.idle = set()
         self.comms = []
         self.notices = []
@@ -61,6 +64,10 @@ class Reader:
         while msg_id not in self.idle:
             self.read()
 
+    def read_displays(self, msg_id, number):
+        while self.displays(msg_id) < number:
+            self.read()
+
     def read_until_told_the_loss(self):
         """Read until it is over; return all that was said of it."""
         while not any("were not sent" in text for _, text in self.notices):
@@ -72,6 +79,8 @@ class Reader:
         header, parent_header = frames[-4], frames[-3]
         if b'"display_data"' in header:  # a hundred thousand of them: not worth a look
             self._displays[parent_header] += 1
+            for _ in range(2 * self._thorough):
+                parse(frames, self.key)
             return
         got = parse(frames, self.key)
         parent = got["parent_header"].get("msg_id")
@@ -149,6 +158,44 @@ def test_others_lose_nothing(kernel):
     sleeper.read_until_idle(later[-1])
     assert 90_000 < sleeper.displays(flood) < 131_000
     assert {flood, *later} <= sleeper.idle
+
+
+def test_a_slow_reader_beside_one_that_does_not_read(kernel):
+    """P3: it is waited for, as long as it reads, though the other's full queue is given up; also
+    when a newcomer is welcomed meanwhile."""
+    sleeper, slow = Reader(kernel), Reader(kernel, thorough=True)
+    flood = kernel.execute("display_many 250000")
+    slow.read_displays(flood, 120_000)
+    newcomer = Reader(kernel, topic=b"websocket.of a page")
+    slow.read_until_idle(flood)
+    assert slow.displays(flood) == 250_000
+    assert newcomer.displays(flood) == 0
+    sleeper.read_until_idle(flood)
+    assert 90_000 < sleeper.displays(flood) < 131_000
+    assert "up to " in sleeper.read_until_told_the_loss()[-1][1]
+
+
+def test_shutdown_while_somebody_does_not_read(kernel):
+    """P3, K6: what is still to be said is not waited with."""
+    sleeper = Reader(kernel)
+    msg_id = kernel.execute("display_many 109000")
+    sleeper.read_displays(msg_id, 1)
+    kernel.send("shutdown_request", {"restart": False}, "control")
+    kernel.process.end()
+
+
+def test_what_is_kept_is_bounded_status_apart():
+    """P3: what there is no room for is counted as lost; status goes last."""
+    lost = []
+    missed = slow_readers.Missed(lost.append)
+    missed.append([b"busy"], "status")
+    for number in range(slow_readers.MISSED + 2):
+        missed.append([number], "comm_msg")
+    missed.append([b"idle"], "status")
+    assert lost == [[0], [1]]
+    kept = missed.take()
+    assert kept == [[b"busy"], *([n + 2] for n in range(slow_readers.MISSED)), [b"idle"]]
+    assert not missed
 
 
 @pytest.mark.parametrize("others", [0, 1])

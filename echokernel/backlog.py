@@ -1,0 +1,91 @@
+"""How far the slowest subscriber of IOPub is behind (SPEC P3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import zmq
+
+from . import multipart
+
+BACKLOG_MESSAGES = 100_000
+"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
+
+Fewer if it has taken in much that its program has not read: `channels.IOPUB_SEND_HWM`.
+"""
+
+BACKLOG_BYTES = 256 * 1024 * 1024
+"""Bytes that a subscriber may be behind."""
+
+_SEGMENT_MESSAGES = 500
+_SEGMENT_BYTES = 1024 * 1024
+_NOBLOCK = int(zmq.NOBLOCK)
+
+
+class _Segment(NamedTuple):
+    number: int
+    messages: int
+    size: int
+    tracker: Any
+
+
+class Backlog:
+    """Sends, and counts what the slowest subscriber has not been sent yet.
+
+    The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
+    it any more, and those before it went out earlier.
+
+    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`, and whether that is more
+    than may be (``is_full``; ``is_heavy``, by its bytes); ``segments``, the number of segments that
+    were ever sent.
+    """
+
+    def __init__(self, xpub: zmq.Socket[bytes]) -> None:
+        self._send = multipart.sender(xpub)
+        self._segments: list[_Segment] = []
+        self.segments = 0
+        self._open_messages = 0
+        self._open_size = 0
+        self.messages = 0
+        self.size = 0
+        self.is_full = False
+
+    def send(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
+        """Send; return False if somebody's queue is full, and it was not."""
+        messages, total = self._open_messages + 1, self._open_size + size
+        last = None
+        if messages >= _SEGMENT_MESSAGES or total >= _SEGMENT_BYTES:
+            last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
+            frames, copy = [*frames[:-1], last], False
+        try:
+            # Refused, if at all, at its first frame: within a message no queue grows.
+            self._send(frames, copy, _NOBLOCK)
+        except zmq.Again:
+            return False
+        self._open_messages, self._open_size = messages, total
+        if last is not None:
+            self.segments += 1
+            self._segments.append(_Segment(self.segments, messages, total, last.tracker))
+            self._open_messages = self._open_size = 0
+            self.look()
+        return True
+
+    def look(self) -> None:
+        """Count anew."""
+        self._segments = [segment for segment in self._segments if not segment.tracker.done]
+        self.messages = sum(segment.messages for segment in self._segments)
+        self.size = sum(segment.size for segment in self._segments)
+        self.is_full = not self.within(1)
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.size > BACKLOG_BYTES
+
+    def waits_for(self, segment: int) -> bool:
+        """Tell whether somebody has not been sent the segment of that number, or one before."""
+        return bool(self._segments) and self._segments[0].number <= segment
+
+    def within(self, share: float) -> bool:
+        """Tell whether it is no longer than that share of what it may be."""
+        return self.messages <= BACKLOG_MESSAGES * share and self.size <= BACKLOG_BYTES * share
