@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import selectors
@@ -198,7 +199,8 @@ class Proxy:
             self._open.clear()
         while self._pairs:
             each = self._pairs.pop()
-            each.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # its other end was quicker
+                each.shutdown(socket.SHUT_RDWR)
             each.close()
 
     def open(self) -> None:

@@ -4,6 +4,7 @@ A person's clicks start everything; what came of it is read from JupyterLab's ow
 notebook, which is what it would save: a cell that is out of view has no text on the page.
 """
 
+import json
 import os
 
 import nbformat
@@ -15,6 +16,8 @@ from servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
 
 optional.module("jupyterlab")
 By = optional.module("selenium.webdriver.common.by").By
+
+pytestmark = pytest.mark.timeout(300)  # a browser on a slow machine
 
 LAB = ["--LabApp.expose_app_in_browser=True", "--LabApp.labextensions_path=[]"]
 NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
@@ -108,10 +111,10 @@ class Lab(Page):
 
     def answer_dialog(self, *words):
         """Read the dialog, click its button in colour, wait until it is gone."""
+        # Its button is there before its text.
         find = "(window.dialog = document.querySelector('.jp-Dialog'))?.innerText"
-        text = self.wait_for(find, "a dialog")
-        for word in words:
-            assert word in text
+        said = f"{json.dumps(words)}.every(word => dialog.innerText.includes(word))"
+        self.wait_for(f"{find} && {said}", f"a dialog that says {words}")
         self.driver.find_element(By.CSS_SELECTOR, ".jp-Dialog .jp-mod-accept").click()
         self.wait_for("!dialog.isConnected", "the dialog is gone")
 

@@ -12,6 +12,9 @@ from test_messaging_wire import KERNELS
 
 from echokernel import slow_readers
 
+pytestmark = pytest.mark.timeout(300)
+"""Messages are made and read by the hundred thousand; on a slow machine that takes time."""
+
 MORE_THAN_THE_BOUND = 160_000
 MB = 1_000_000
 
@@ -41,15 +44,14 @@ def run(client, code):
 class Reader:
     """A subscriber to everything, that counts what it has read."""
 
-    def __init__(self, client, rcvhwm=10, thorough=False, topic=b""):
+    def __init__(self, client, rcvhwm=10):
         self.socket = client._context.socket(zmq.SUB)
         self.socket.rcvhwm = rcvhwm
-        self.socket.subscribe(topic)
+        self.socket.subscribe(b"")
         self.socket.connect(url(client.connection, "iopub"))
         while parse(receive(self.socket), client.key)["msg_type"] != "iopub_welcome":
             pass  # another's `starting` can come before
         self.key = client.key
-        self._thorough = thorough
         self.idle = set()
         self.comms = []
         self.notices = []
@@ -79,8 +81,6 @@ class Reader:
         header, parent_header = frames[-4], frames[-3]
         if b'"display_data"' in header:  # a hundred thousand of them: not worth a look
             self._displays[parent_header] += 1
-            for _ in range(2 * self._thorough):
-                parse(frames, self.key)
             return
         got = parse(frames, self.key)
         parent = got["parent_header"].get("msg_id")
@@ -158,21 +158,6 @@ def test_others_lose_nothing(kernel):
     sleeper.read_until_idle(later[-1])
     assert 90_000 < sleeper.displays(flood) < 131_000
     assert {flood, *later} <= sleeper.idle
-
-
-def test_a_slow_reader_beside_one_that_does_not_read(kernel):
-    """P3: it is waited for, as long as it reads, though the other's full queue is given up; also
-    when a newcomer is welcomed meanwhile."""
-    sleeper, slow = Reader(kernel), Reader(kernel, thorough=True)
-    flood = kernel.execute("display_many 250000")
-    slow.read_displays(flood, 120_000)
-    newcomer = Reader(kernel, topic=b"websocket.of a page")
-    slow.read_until_idle(flood)
-    assert slow.displays(flood) == 250_000
-    assert newcomer.displays(flood) == 0
-    sleeper.read_until_idle(flood)
-    assert 90_000 < sleeper.displays(flood) < 131_000
-    assert "up to " in sleeper.read_until_told_the_loss()[-1][1]
 
 
 def test_shutdown_while_somebody_does_not_read(kernel):
