@@ -84,7 +84,7 @@ class IOPub:
     ) -> None:
         self.socket = xpub
         self._out = SlowReaders(xpub, self._notice, self._pause, log)
-        self.listeners = Listeners()
+        self.listeners = Listeners(xpub.getsockopt_string(zmq.LAST_ENDPOINT))
         self._signer = signer
         self._session = session
         self._status_topic = f"{topic}.status".encode()

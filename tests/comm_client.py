@@ -34,7 +34,7 @@ def main(path: str, comm_id: str, target: str, *topics: str) -> None:
 
     if target:
         send("comm_open", {"comm_id": comm_id, "target_name": target, "data": {}})
-        ask = {"jsonrpc": "2.0", "method": "ask", "params": [1], "id": 1}
+        ask = {"jsonrpc": "2.0", "method": "ask", "params": [1], "id": "theirs"}
         send("comm_msg", {"comm_id": comm_id, "data": ask})
     print("ready", flush=True)
     while True:

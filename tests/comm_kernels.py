@@ -34,6 +34,10 @@ class CommKernel(EchoKernel):
 
     # --- cells --------------------------------------------------------------------------------
 
+    def note_pid(self, path):
+        with open(path, "w") as noted:
+            noted.write(f"{os.getpid()}")
+
     def open(self, comm_id):
         """Open a comm at the frontend."""
         self.comm = comm.create_comm(target_name="view", comm_id=comm_id)

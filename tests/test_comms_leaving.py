@@ -133,6 +133,22 @@ def test_requests_of_a_killed_process_fail(kernel, apart, context):
     assert failed_requests(connection, context, "one") == [{"method": "answer", "reason": GONE}]
 
 
+def test_who_comes_in_the_moment_in_which_the_last_one_goes(kernel, apart, context, tmp_path):
+    """C1: libzmq reports the newcomer first; yet nobody had been left."""
+    connection, onlooker = kernel(NEVER)
+    newcomer = ZmtpPeer(connection["iopub_port"])
+    client = apart("one", "echo.persistent", "")
+    client.line("answer")
+    onlooker.execute(f"note_pid {tmp_path / 'pid'}")
+    pid = int(text_of(tmp_path / "pid"))
+    os.kill(pid, signal.SIGSTOP)  # so it finds both at once
+    client.end()
+    newcomer.send(b"\1comm-")
+    os.kill(pid, signal.SIGCONT)
+    assert failed_requests(connection, context, "one") == [{"method": "answer", "reason": GONE}]
+    newcomer.close()
+
+
 def test_a_comm_that_is_closed_is_gone(kernel, context):
     """C2, C5: who comes back late, and uses it, is told."""
     connection, onlooker = kernel(GRACE)

@@ -10,6 +10,7 @@ everything else is `Malformed`, and is ignored by whoever reads it.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from .wire import DELIMITER, JsonObject, Message
@@ -142,41 +143,60 @@ class Subscribers:
 
     def joined(self, topic: bytes, connection: Hashable | None) -> None:
         """Take note of a subscription; the same one again changes nothing."""
-        hears_comms = _hears_comms(topic)
-        if not hears_comms and not topic.startswith(PRESENCE):
+        if not matters(topic):
             return
         there = self._there.setdefault(topic, _There())
         if connection is None:
             there.nameless += 1
         else:
             there.named[connection] = None
-        if hears_comms:
+        if _hears_comms(topic):
             self._comm_topics.add(topic)
 
     def left(
         self, topic: bytes, connection: Hashable | None = None
-    ) -> SessionLeft | EveryoneLeft | None:
-        """Take note of a leave; return what it means for comms, None for nothing.
+    ) -> list[SessionLeft | EveryoneLeft]:
+        """Take note of an unsubscription; return what it means for comms.
 
         Nobody can send others away: a peer may unsubscribe what it has never subscribed to, and
         libzmq reports it. Only the leave of a connection that is there counts.
         """
         there = self._there.get(topic)
         if there is None:
-            return None
+            return []
         there.remove(connection)
-        if there.named or there.nameless:
-            return None
-        del self._there[topic]
-        if topic not in self._comm_topics:
-            return SessionLeft(topic[len(PRESENCE) :].decode("utf-8", "replace"))
-        self._comm_topics.discard(topic)
-        return EveryoneLeft(frozenset(self._comm_topics))
+        return self._without([topic])
 
-    def of(self, topic: bytes) -> Collection[Hashable]:
-        """Return the connections that listen to ``topic``, as far as they have names."""
-        there = self._there.get(topic)
-        return there.named if there is not None else ()
+    def gone(self, connections: AbstractSet[Hashable]) -> list[SessionLeft | EveryoneLeft]:
+        """Take note that connections have ended; return what it means for comms."""
+        concerned = [
+            topic for topic, there in self._there.items() if not connections.isdisjoint(there.named)
+        ]
+        for topic in concerned:
+            for connection in connections:
+                self._there[topic].named.pop(connection, None)
+        return self._without(concerned)
+
+    def _without(self, topics: Sequence[bytes]) -> list[SessionLeft | EveryoneLeft]:
+        """Forget those of ``topics`` that nobody listens to any more."""
+        sessions: list[SessionLeft | EveryoneLeft] = []
+        comms_were_heard = len(self._comm_topics)
+        for topic in topics:
+            there = self._there[topic]
+            if there.named or there.nameless:
+                continue
+            del self._there[topic]
+            if topic in self._comm_topics:
+                self._comm_topics.discard(topic)
+            else:
+                sessions.append(SessionLeft(topic[len(PRESENCE) :].decode("utf-8", "replace")))
+        if len(self._comm_topics) == comms_were_heard:
+            return sessions
+        return [EveryoneLeft(frozenset(self._comm_topics)), *sessions]
+
+    def has(self, topic: bytes) -> bool:
+        """Tell whether somebody listens to ``topic`` itself, one that matters."""
+        return topic in self._there
 
     def hears(self, topic: bytes) -> bool:
         """Tell whether somebody hears what goes out on ``topic``, a comm's."""
@@ -185,6 +205,11 @@ class Subscribers:
     def is_present(self, session: str) -> bool:
         """Tell whether somebody listens to the presence topic of ``session``."""
         return PRESENCE + session.encode("utf-8", "replace") in self._there
+
+
+def matters(topic: bytes) -> bool:
+    """Tell whether it matters to comms who listens to ``topic``."""
+    return _hears_comms(topic) or topic.startswith(PRESENCE)
 
 
 def _hears_comms(topic: bytes) -> bool:

@@ -42,9 +42,9 @@ def test_the_last_who_hears_a_comm(topic, subscribers):
     subscribers.joined(topic, 1)
     subscribers.joined(topic, 2)
     assert subscribers.hears(b"comm-abc")
-    assert subscribers.left(topic, 1) is None
+    assert subscribers.left(topic, 1) == []
     assert subscribers.hears(b"comm-abc")
-    assert subscribers.left(topic, 2) == EveryoneLeft(frozenset())
+    assert subscribers.left(topic, 2) == [EveryoneLeft(frozenset())]
     assert not subscribers.hears(b"comm-abc")
 
 
@@ -52,7 +52,7 @@ def test_what_the_others_can_still_hear(subscribers):
     """C1: by topic; a comm that somebody hears by another one is not concerned."""
     for number, topic in enumerate((b"", b"comm-b", b"stream")):
         subscribers.joined(topic, number)
-    left = subscribers.left(b"", 0)
+    [left] = subscribers.left(b"", 0)
     assert left == EveryoneLeft(frozenset({b"comm-b"}))
     assert left.concerns(b"comm-a")
     assert not left.concerns(b"comm-b")
@@ -62,8 +62,8 @@ def test_what_the_others_can_still_hear(subscribers):
 def test_topics_that_do_not_matter(topic, subscribers):
     subscribers.joined(topic, 1)
     assert not subscribers.hears(b"comm-a")
-    assert not subscribers.of(topic)
-    assert subscribers.left(topic, 1) is None
+    assert not subscribers.has(topic)
+    assert subscribers.left(topic, 1) == []
 
 
 def test_presence(subscribers):
@@ -71,34 +71,50 @@ def test_presence(subscribers):
     subscribers.joined(b"session.s1", 1)
     assert subscribers.is_present("s1")
     assert not subscribers.hears(b"comm-a")
-    assert subscribers.left(b"session.s1", 1) == SessionLeft("s1")
+    assert subscribers.left(b"session.s1", 1) == [SessionLeft("s1")]
     assert not subscribers.is_present("s1")
     subscribers.joined(b"session.\xff", 1)
-    assert subscribers.left(b"session.\xff", 1) == SessionLeft("\ufffd")
+    assert subscribers.left(b"session.\xff", 1) == [SessionLeft("\ufffd")]
 
 
 def test_who_was_never_there_cannot_leave(subscribers):
     """C1: libzmq reports a stranger's unsubscription, too."""
-    assert subscribers.left(b"", 5) is None
+    assert subscribers.left(b"", 5) == []
     subscribers.joined(b"", 1)
-    assert subscribers.left(b"", 5) is None
-    assert subscribers.left(b"") is None, "nobody without a name is there"
+    assert subscribers.left(b"", 5) == []
+    assert subscribers.left(b"") == [], "nobody without a name is there"
     assert subscribers.hears(b"comm-a")
-    assert list(subscribers.of(b"")) == [1]
+    assert subscribers.has(b"")
 
 
 def test_connections_without_a_name_are_counted(subscribers):
     """Where the system cannot tell one connection from another."""
     subscribers.joined(b"", None)
     subscribers.joined(b"", None)
-    assert subscribers.left(b"") is None
-    assert subscribers.left(b"") == EveryoneLeft(frozenset())
+    assert subscribers.left(b"") == []
+    assert subscribers.left(b"") == [EveryoneLeft(frozenset())]
+
+
+def test_connections_that_have_ended(subscribers):
+    """C1, C4: everything that they listened to is left at once, and told once."""
+    for topic in (b"session.s1", b"", b"comm-a", b"session.both"):
+        subscribers.joined(topic, 1)
+    subscribers.joined(b"comm-a", 2)
+    for topic in (b"session.both", b"comm-b"):
+        subscribers.joined(topic, 3)
+    assert subscribers.gone({1, 2, 4}) == [
+        EveryoneLeft(frozenset({b"comm-b"})),
+        SessionLeft("s1"),
+    ]
+    assert subscribers.gone({1, 2, 4}) == []
+    assert subscribers.left(b"", 1) == []
+    assert subscribers.gone({3}) == [EveryoneLeft(frozenset()), SessionLeft("both")]
 
 
 def test_the_same_subscription_twice_is_one(subscribers):
     subscribers.joined(b"", 1)
     subscribers.joined(b"", 1)
-    assert subscribers.left(b"", 1) == EveryoneLeft(frozenset())
+    assert subscribers.left(b"", 1) == [EveryoneLeft(frozenset())]
 
 
 # --- what ends ----------------------------------------------------------------------------------

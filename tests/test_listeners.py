@@ -1,0 +1,72 @@
+"""Whose subscription it is, when its connection had closed before the report was read (C1)."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from echokernel.listeners import Listeners
+from echokernel.protocol.subscriptions import EveryoneLeft, Subscribed, Unsubscribed
+
+EVERYTHING = b""
+NOBODY_IS_LEFT = EveryoneLeft(frozenset())
+
+
+@pytest.fixture
+def server():
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.fixture
+def connected(server):
+    """A connection: the kernel's end, and the client's."""
+    client = socket.create_connection(server.getsockname())
+    ours, _ = server.accept()
+    with client, ours:
+        yield ours, client
+
+
+@pytest.fixture
+def listeners(server):
+    return Listeners("tcp://{}:{}".format(*server.getsockname()))
+
+
+@pytest.fixture
+def meanings(listeners):
+    told = []
+    listeners.on_leave = told.append
+    return told
+
+
+def test_the_number_is_a_files_by_now(listeners, meanings, tmp_path):
+    """A visitor's subscription is read when it is gone: the file is not taken for it."""
+    with open(tmp_path / "file", "w") as file:
+        listeners.take(Subscribed(EVERYTHING), file.fileno())
+        listeners.take(Unsubscribed(EVERYTHING), None)
+    assert meanings == [NOBODY_IS_LEFT]
+
+
+def test_the_number_is_another_subscribers_by_now(listeners, meanings, connected):
+    """That one is taken for it, and so at most until it leaves itself."""
+    ours, client = connected
+    listeners.take(Subscribed(EVERYTHING), ours.fileno())
+    listeners.take(Unsubscribed(EVERYTHING), None)
+    listeners.take(Subscribed(b"kernel."), ours.fileno())
+    assert meanings == []
+    client.close()
+    listeners.take(Unsubscribed(b"kernel."), None)
+    assert meanings == [NOBODY_IS_LEFT]
+
+
+def test_a_newcomer_is_there_after_those_who_have_gone(listeners, meanings, server, connected):
+    ours, client = connected
+    listeners.take(Subscribed(EVERYTHING), ours.fileno())
+    client.close()
+    with socket.create_connection(server.getsockname()), server.accept()[0] as newcomers:
+        listeners.take(Subscribed(EVERYTHING), newcomers.fileno())
+        assert meanings == [NOBODY_IS_LEFT]
+        listeners.take(Unsubscribed(EVERYTHING), None)  # the first one's, reported late
+        assert meanings == [NOBODY_IS_LEFT]
+        assert listeners.subscribers.hears(b"comm-one")
