@@ -1,6 +1,7 @@
 """P3: a subscriber that does not read: what it keeps, what it loses, and what others notice."""
 
 import collections
+import os
 import threading
 
 import psutil
@@ -8,25 +9,29 @@ import pytest
 import zmq
 from conftest import start_classic
 from harness import DEADLINE, IDLE, Client, parse, receive, url
-from test_messaging_wire import KERNELS
 
 from echokernel import slow_readers
 
 pytestmark = pytest.mark.timeout(300)
 """Messages are made and read by the hundred thousand; on a slow machine that takes time."""
 
+HERE = os.path.dirname(__file__)
 MORE_THAN_THE_BOUND = 160_000
 MB = 1_000_000
 
 
 @pytest.fixture
-def kernel(context, tmp_path, start):
-    """A kernel that floods on demand, and a client that hears only of requests' replies."""
+def kernel(context, tmp_path, start, request):
+    """A kernel that floods on demand, and a client that hears only of requests' replies.
+
+    Its parameter is a folder here with a ``sitecustomize`` for the kernel's Python.
+    """
     process = []
+    paths = [HERE, f"{HERE}/{request.param}"] if hasattr(request, "param") else [HERE]
 
     def start_kernel(path, *arguments):
         words = ("--kernel-class", "kernels:DoingKernel", *arguments)
-        process.append(start(path, *words, **KERNELS))
+        process.append(start(path, *words, PYTHONPATH=os.pathsep.join(paths)))
 
     made = Client(context, start_classic(tmp_path, start_kernel), topics=())
     made.process = process[0]
@@ -44,18 +49,22 @@ def run(client, code):
 class Reader:
     """A subscriber to everything, that counts what it has read."""
 
-    def __init__(self, client, rcvhwm=10):
+    def __init__(self, client, rcvhwm=10, topic=b"", welcomed=True):
         self.socket = client._context.socket(zmq.SUB)
         self.socket.rcvhwm = rcvhwm
-        self.socket.subscribe(b"")
+        self.socket.subscribe(topic)
         self.socket.connect(url(client.connection, "iopub"))
-        while parse(receive(self.socket), client.key)["msg_type"] != "iopub_welcome":
-            pass  # another's `starting` can come before
         self.key = client.key
         self.idle = set()
         self.comms = []
         self.notices = []
         self._displays = collections.Counter()
+        if welcomed:
+            self.expect_welcome()
+
+    def expect_welcome(self):
+        while parse(receive(self.socket), self.key)["msg_type"] != "iopub_welcome":
+            pass  # another's `starting` can come before
 
     def displays(self, msg_id):
         """Return how many displays of a request were read."""
@@ -158,6 +167,30 @@ def test_others_lose_nothing(kernel):
     sleeper.read_until_idle(later[-1])
     assert 90_000 < sleeper.displays(flood) < 131_000
     assert {flood, *later} <= sleeper.idle
+
+
+@pytest.mark.parametrize("kernel", ["small_queues"], indirect=True)
+def test_a_slow_reader_beside_one_that_does_not_read(kernel):
+    """P3: it is waited for, as long as it reads, though the other's full queue is given up; also
+    when a newcomer is to be welcomed meanwhile."""
+    sleeper, slow, fast = Reader(kernel), Reader(kernel), Reader(kernel)
+    flood = kernel.execute("display_many 40000")
+    newcomer = None
+    while flood not in slow.idle:
+        while fast.socket.poll(500):
+            fast.read()
+        # The kernel waits: the queue for this one may be full.
+        if slow.displays(flood) and newcomer is None:
+            newcomer = Reader(kernel, topic=b"websocket.of a page", welcomed=False)
+        enough = slow.displays(flood) + 4000
+        while slow.displays(flood) < enough and flood not in slow.idle:
+            slow.read()
+    assert slow.displays(flood) == fast.displays(flood) == 40_000
+    newcomer.expect_welcome()
+    assert newcomer.displays(flood) == 0
+    sleeper.read_until_idle(flood)
+    assert 9_000 < sleeper.displays(flood) < 14_000
+    assert "up to " in sleeper.read_until_told_the_loss()[-1][1]
 
 
 def test_shutdown_while_somebody_does_not_read(kernel):
