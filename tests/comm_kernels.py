@@ -7,6 +7,7 @@ import os
 import time
 
 import comm
+from kernels import tell
 
 from echokernel.kernel import EchoKernel
 from echokernel.protocol.errors import CommError
@@ -30,7 +31,7 @@ class CommKernel(EchoKernel):
         return getattr(self, name)(argument) or reply
 
     def say(self, text):
-        print(text, flush=True)
+        tell(text)
 
     # --- cells --------------------------------------------------------------------------------
 
@@ -45,14 +46,20 @@ class CommKernel(EchoKernel):
     def open_persistent(self, comm_id):
         self.comm = comm.create_comm(target_name="view", comm_id=comm_id, persistent=True)
 
-    def open_many(self, count):
-        """Open comms that tell where the last one is closed."""
+    def open_many(self, words):
+        """``COUNT GATE``: open comms; the handler of the first to be closed waits for a file."""
+        count, gate = words.split(" ", 1)
+
+        def note(message):
+            self.closed.append(message["content"]["comm_id"])
+            while len(self.closed) == 1 and not os.path.exists(gate):
+                time.sleep(0.01)
+
         for number in range(int(count)):
-            each = comm.create_comm(target_name="view", comm_id=f"many-{number}")
-            each.on_close(lambda message: self.closed.append(message["content"]["comm_id"]))
+            comm.create_comm(target_name="view", comm_id=f"many-{number}").on_close(note)
 
     def count_closed(self, _):
-        print(len(self.closed), flush=True)
+        tell(len(self.closed))
 
     async def sleep(self, seconds):
         await asyncio.sleep(float(seconds))
@@ -61,26 +68,26 @@ class CommKernel(EchoKernel):
 
     def wait_for(self, path):
         """Block the main thread until there is a file."""
-        print("asleep", flush=True)
+        tell("asleep")
         while not os.path.exists(path):
             time.sleep(0.01)
 
     def ask(self, timeout):
         """Ask the frontend, and wait: asked by a plain cell."""
         try:
-            print("asking", flush=True)
+            tell("asking")
             answered = self.comm.request_blocking("answer", [1], float(timeout or 60))
-            print("answered", answered, flush=True)
+            tell("answered", answered)
         except CommError as error:
-            print(type(error).__name__, str(error), flush=True)
+            tell(type(error).__name__, str(error))
 
     async def ask_in_an_async_cell(self, timeout):
         try:
-            print("asking", flush=True)
+            tell("asking")
             answered = await self.comm.request("answer", [1], float(timeout or 60))
-            print("answered", answered, flush=True)
+            tell("answered", answered)
         except CommError as error:
-            print(type(error).__name__, str(error), flush=True)
+            tell(type(error).__name__, str(error))
         return {"status": "ok", "execution_count": self.execution_count,
                 "payload": [], "user_expressions": {}}  # fmt: skip
 

@@ -13,6 +13,12 @@ from echokernel.kernelbase import Kernel
 OK = {"status": "ok", "payload": [], "user_expressions": {}}
 
 
+def tell(*words):
+    """Print, in one write: where ``print`` writes twice, a flush between makes two messages."""
+    sys.stdout.write(" ".join(str(word) for word in words) + "\n")
+    sys.stdout.flush()
+
+
 class DoingKernel(Kernel):
     """Each cell is the name of a method, with one argument: ``sleep 3``."""
 
@@ -26,18 +32,24 @@ class DoingKernel(Kernel):
         return getattr(self, name)(argument) or {**OK, "execution_count": self.execution_count}
 
     def sleep(self, seconds):
-        print("asleep", flush=True)
+        tell("asleep")
         deadline = time.monotonic() + float(seconds)
         while time.monotonic() < deadline:
             time.sleep(min(0.2, float(seconds)))
 
     def sleep_in_one_call(self, seconds):
-        print("asleep", flush=True)
+        tell("asleep")
         time.sleep(float(seconds))
 
     async def sleep_async(self, seconds):
-        print("asleep", flush=True)
+        tell("asleep")
         await asyncio.sleep(float(seconds))
+        return {**OK, "execution_count": self.execution_count}
+
+    async def wait_for(self, path):
+        tell("asleep")
+        while not os.path.exists(path):
+            await asyncio.sleep(0.01)
         return {**OK, "execution_count": self.execution_count}
 
     def swallow(self, seconds):
@@ -45,11 +57,11 @@ class DoingKernel(Kernel):
         try:
             self.sleep(seconds)
         except KeyboardInterrupt:
-            print("not now")
+            tell("not now")
 
     def stay(self, seconds):
         """Let nothing pass."""
-        print("asleep", flush=True)
+        tell("asleep")
         while True:
             try:
                 time.sleep(float(seconds))
@@ -87,14 +99,13 @@ class DoingKernel(Kernel):
         return "not a reply"
 
     def say(self, text):
-        # One write: between print's two the flush may come, and then there are two messages.
-        sys.stdout.write(f"{text}\n")
+        tell(text)
 
     def say_to_stderr(self, text):
-        print(text, file=sys.stderr)
+        sys.stderr.write(f"{text}\n")
 
     def say_in_a_thread(self, text):
-        thread = threading.Thread(target=print, args=(text,))
+        thread = threading.Thread(target=tell, args=(text,))
         thread.start()
         thread.join()
 
@@ -163,7 +174,7 @@ class DoingKernel(Kernel):
         self.send_response(self.iopub_socket, "comm_msg", content)
 
     def child(self, seconds):
-        print("asleep", flush=True)
+        tell("asleep")
         subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)
 
     def leave(self, status):

@@ -272,7 +272,7 @@ def test_a_comm_open_that_is_handled_after_its_client_has_left(others, kernel, c
 @pytest.mark.parametrize("target", ["echo", "echo.persistent"])
 def test_one_of_two_with_a_presence_topic(target, kernel, apart, context):
     """C4: exactly its comms: requests fail, comm_close is published; others keep theirs."""
-    connection, _ = kernel("--comm-grace-period=5")
+    connection, _ = kernel("--comm-grace-period=10")
     stays = CommClient(context, connection)
     stays.open("mine")
     stays.call("mine", "ask")
@@ -350,17 +350,19 @@ def test_an_answer_in_the_queue_is_delivered(size, kernel, context, tmp_path, dr
 # --- many, and handlers -------------------------------------------------------------------------
 
 
-def test_ten_thousand_at_once(kernel, context):
+def test_ten_thousand_at_once(kernel, context, tmp_path):
     """C2: all are closed, and executes are served meanwhile."""
     connection, onlooker = kernel(GRACE)
-    count = 10_000
+    count, gate = 10_000, tmp_path / "gate"
     owner = CommClient(context, connection, (b"session.many", b"kernel."), "many")
-    owner.idle(owner.execute(f"open_many {count}"), timeout=60)
+    owner.idle(owner.execute(f"open_many {count} {gate}"), timeout=60)
     assert len(onlooker.comms()) == count
     client = CommClient(context, connection, (b"", b"kernel."))
     owner.close()
     client.closed("many-0")
     msg_id = client.execute("count_closed")
+    client.comms()  # by the same network thread: the execute is on its way
+    gate.touch()
     client.reply(msg_id)
     text = client.next(lambda m: m["msg_type"] == "stream")["content"]["text"]
     assert int(text) < count, "the cell did not wait for the last of them"

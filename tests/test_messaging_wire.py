@@ -351,12 +351,15 @@ def test_control_answers_while_user_code_runs(doing):
     assert doing.reply(msg_id)["content"]["status"] == "error"
 
 
-def test_a_failed_cell_aborts_those_that_wait(doing):
+def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
     """``stop_on_error``: executes that have arrived are aborted, other requests answered."""
-    first = begin(doing, "sleep_async 1.5")
+    go_on = tmp_path / "go on"
+    first = begin(doing, f"wait_for {go_on}")
     failing = doing.execute("error no")
     waiting = [doing.execute("say never") for _ in range(3)]
     info = doing.send("kernel_info_request", {})
+    doing.ask("kernel_info_request", {}, "control")  # by the same network thread: all are there
+    go_on.touch()
     assert doing.reply(first)["content"]["status"] == "ok"
     assert doing.reply(failing)["content"]["status"] == "error"
     for msg_id in waiting:
@@ -367,10 +370,12 @@ def test_a_failed_cell_aborts_those_that_wait(doing):
     assert run(doing, "say on")[0]["status"] == "ok"
 
 
-def test_without_stop_on_error_the_next_cells_run(doing):
-    first = begin(doing, "sleep_async 1.5")
+def test_without_stop_on_error_the_next_cells_run(doing, tmp_path):
+    go_on = tmp_path / "go on"
+    first = begin(doing, f"wait_for {go_on}")
     failing = doing.execute("error no", stop_on_error=False)
     waiting = doing.execute("say on")
+    go_on.touch()
     statuses = [doing.reply(each)["content"]["status"] for each in (first, failing, waiting)]
     assert statuses == ["ok", "error", "ok"]
 
