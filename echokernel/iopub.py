@@ -17,7 +17,7 @@ import queue
 import selectors
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -62,6 +62,33 @@ class _Token:
 _SUBSCRIPTIONS = _Token()  # the watcher saw something arrive
 _LOOK = _Token()  # nothing came for a while
 _STOP = _Token()
+
+
+class TakingFrom:
+    """Queues one message, and removes the first of ``waiting``: both, or neither.
+
+    A signal handler that raises, an interrupt's say, ends a send anywhere; then it is known whether
+    to send again, and no output is lost or sent twice.
+    """
+
+    def __init__(
+        self,
+        waiting: list[Any],
+        admitted: Callable[[Sequence[Any], bool], _Frames],
+        put: Callable[[_Frames], None],
+    ) -> None:
+        self._waiting = waiting
+        self._admitted = admitted
+        self._put = put
+
+    def send_multipart(
+        self, frames: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False
+    ) -> None:
+        waiting, put, item = self._waiting, self._put, self._admitted(frames, copy)
+        # Python (3.10 to 3.14) runs signal handlers when a call returns and when a loop begins
+        # anew. So between these two lines it does not.
+        del waiting[0]
+        put(item)
 
 
 class IOPub:
@@ -123,6 +150,10 @@ class IOPub:
 
     # --- called from any thread ---------------------------------------------------------
 
+    def taking_from(self, waiting: list[Any]) -> TakingFrom:
+        """Return a socket for the message that ``waiting[0]`` has become."""
+        return TakingFrom(waiting, self._admitted, self._queue.put)
+
     def send_multipart(
         self, frames: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False
     ) -> None:
@@ -131,12 +162,16 @@ class IOPub:
         Raises:
             TypeError: ``frames`` are no message.
         """
+        self._queue.put(self._admitted(frames, copy))
+
+    def _admitted(self, frames: Sequence[Any], copy: bool) -> _Frames:
+        """Return what is to be queued, when there is room for it."""
         size = multipart.check(frames)
         if self._queue.qsize() > QUEUE_BOUND or self._large > LARGE_BOUND:
             self._wait_for_room()
         if size >= LARGE:
             self._count_large(size)
-        self._queue.put(_Frames(frames, copy, size))
+        return _Frames(frames, copy, size)
 
     def send(self, frame: Any, flags: int = 0, copy: bool = True, track: bool = False) -> None:
         """Queue a message of one frame."""
@@ -160,7 +195,7 @@ class IOPub:
 
     def _count_large(self, size: int) -> None:
         with self._large_lock:
-            self._large += size
+            self._large = max(0, self._large + size)
 
     # --- the owner thread ----------------------------------------------------------------
 
@@ -184,6 +219,9 @@ class IOPub:
                 due = item is _SUBSCRIPTIONS or unchecked > MESSAGES_AT_ONCE
                 if due or self._queue.empty():
                     unchecked = 0
+                    if self._large and self._queue.empty():
+                        # A signal handler raised between the count and the queue.
+                        self._count_large(-self._large)
                     if self._arrived():
                         self._receive_subscriptions()
             except Exception:

@@ -190,14 +190,21 @@ class OutStream(IPykernelOutStream):
             self._send_gathered()
 
     def _send_gathered(self) -> None:
+        iopub = self._iopub
         gathered, self._gathered = self._gathered, []
-        for parent, pieces in gathered:
-            text = "".join(pieces)
-            if not text:
-                continue
-            content = {"name": self.name, "text": text}
-            self.session.send(self._iopub, "stream", content, parent=parent, ident=self.topic)
-            self._sent_at = time.monotonic()
+        try:
+            for parent, pieces in list(gathered):
+                text = "".join(pieces)
+                if not text or iopub is None:
+                    del gathered[0]
+                    continue
+                content = {"name": self.name, "text": text}
+                out = iopub.taking_from(gathered)
+                self.session.send(out, "stream", content, parent=parent, ident=self.topic)
+                self._sent_at = time.monotonic()
+        finally:
+            # An interrupt came, or user code's own signal handler raised: to be sent the next time.
+            self._gathered[:0] = gathered
 
 
 def _become_copy(reference: weakref.ref[OutStream]) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -375,6 +376,32 @@ def test_signal_handlers_that_raise_while_output_is_sent(ipython):
     numbers = [int(bundle["text/plain"]) for bundle in ran.data("display_data")]
     assert all(after in (before + 1, 0) for before, after in itertools.pairwise(numbers))
     ipython.nothing_left()
+
+
+def test_signal_handlers_that_raise_while_lines_are_printed(ipython):
+    """A line whose print has returned is published, and none is twice."""
+    ran = run(
+        ipython,
+        "import signal, itertools\n"
+        "class Alarm(Exception): pass\n"
+        "def ring(*_): raise Alarm\n"
+        "signal.signal(signal.SIGALRM, ring)\n"
+        "numbers, printed = itertools.count(), []\n"
+        "for _ in range(300):\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0.002)\n"
+        "        for number in numbers:\n"
+        "            print(f'<{number}>', end='', flush=number % 20 == 0)\n"
+        "            printed.append(number)\n"
+        "    except Alarm:\n"
+        "        pass\n"
+        "print('printed', printed)\n",
+    )
+    assert ran.reply["status"] == "ok"
+    text, _, printed = ran.text().partition("printed")
+    numbers = [int(number) for number in re.findall(r"<(\d+)>", text)]
+    assert set(json.loads(printed)) <= set(numbers)
+    assert len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("code", ["exit", "quit()"])
