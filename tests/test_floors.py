@@ -21,7 +21,7 @@ FLOORS = {
     " protocol.json_rpc protocol.readiness",
     2: "protocol.handshake",
     3: "backlog capture channels client_channels client_wait comm_endings comm_requests comms files"
-    " interrupts iopub kernelbase launching.* lazy_packages listeners messaging multipart"
+    " interrupts iopub kernelbase launching.* lazy_packages listeners messaging missed multipart"
     " overtaking parent registration session slow_readers streams subscriber_sockets"
     " surroundings vanished_hosts",
     4: "client command_line echo_comms install kernel provisioner serving",
@@ -30,8 +30,8 @@ FLOORS = {
 }
 KERNEL_SIDE = (
     "app backlog capture comm_endings comm_requests comms echo_comms interrupts iopub kernel"
-    " kernelbase lazy_packages listeners messaging multipart overtaking parent serving session"
-    " slow_readers streams subscriber_sockets surroundings vanished_hosts"
+    " kernelbase lazy_packages listeners messaging missed multipart overtaking parent serving"
+    " session slow_readers streams subscriber_sockets surroundings vanished_hosts"
 )  # fmt: skip
 LAUNCHER_SIDE = (
     "client client_channels client_wait doctor launching.* provisioner stress.* websocket"

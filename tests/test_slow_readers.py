@@ -11,6 +11,7 @@ from conftest import start_classic
 from harness import IDLE, Client, parse, receive, url
 
 from echokernel import slow_readers
+from echokernel.missed import MISSED, Missed
 
 PATIENT = 300
 """Seconds: messages are made and read by the hundred thousand, and a machine may be slow."""
@@ -204,18 +205,29 @@ def test_shutdown_while_somebody_does_not_read(kernel):
     kernel.process.end(PATIENT)
 
 
+def test_patience_is_for_others():
+    """P3: a kernel that was stopped itself has not seen anybody stand still."""
+    now = [0.0]
+    patience = slow_readers.Patience(lambda: now[0])
+    now[0] += 3600
+    assert patience.lasts()
+    began = now[0]
+    while patience.lasts():
+        now[0] += 0.01
+    assert now[0] - began == pytest.approx(slow_readers.PATIENCE - 0.1, abs=0.02)
+
+
 def test_what_is_kept_is_bounded_status_apart():
     """P3: what there is no room for is counted as lost; status goes last."""
     lost = []
-    missed = slow_readers.Missed(lost.append)
-    missed.append([b"busy"], "status")
-    for number in range(slow_readers.MISSED + 2):
-        missed.append([number], "comm_msg")
-    missed.append([b"idle"], "status")
+    kept = Missed(lost.append)
+    kept.append([b"busy"], "status")
+    for number in range(MISSED + 2):
+        kept.append([number], "comm_msg")
+    kept.append([b"idle"], "status")
     assert lost == [[0], [1]]
-    kept = missed.take()
-    assert kept == [[b"busy"], *([n + 2] for n in range(slow_readers.MISSED)), [b"idle"]]
-    assert not missed
+    assert kept.take() == [[b"busy"], *([n + 2] for n in range(MISSED)), [b"idle"]]
+    assert not kept
 
 
 @pytest.mark.parametrize("others", [0, 1])
