@@ -161,7 +161,7 @@ def console(tmp_path, monkeypatch):
             sys.executable,
             ["-m", "jupyter_console", *words],
             encoding="utf-8",
-            timeout=DEADLINE,
+            timeout=3 * DEADLINE,
             dimensions=(40, 200),
             cwd=str(tmp_path),
             env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},

@@ -178,7 +178,7 @@ class Server:
         argv = [sys.executable, *(["-c", *script] if script else []), *DOING]
         # Ports that the system gives nobody while a kernel restarts: tests expect the old ones.
         low = free_range(40)
-        metadata = handshake_metadata(port_range=f"{low}-{low + 39}")
+        metadata = handshake_metadata(guess_timeout=60, port_range=f"{low}-{low + 39}")
         return self.kernelspec(name, argv=argv, metadata=metadata, **SPEAKS_5_6)
 
     def dying(self, name: str = "dying") -> str:

@@ -15,6 +15,7 @@ from harness import (
     CHANNELS,
     DEADLINE,
     OWN_ADDRESS,
+    SECOND,
     Client,
     free_range,
     message,
@@ -39,6 +40,7 @@ from echokernel.client import (
     presence_topic,
     welcoming,
 )
+from echokernel.protocol import readiness
 from echokernel.protocol.errors import KernelDied, NotReady
 
 DOING = ["--kernel-class", "kernels:DoingKernel"]
@@ -138,8 +140,10 @@ async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
         assert sorted(kernel.joined[2:]) == left
 
 
-def test_one_request_is_enough(context, attach):
+def test_one_request_is_enough(context, attach, monkeypatch):
     """S2: the welcome proves the subscription; statuses of the request need not come."""
+    for patience in ("REPLY_PATIENCE", "WELCOME_PATIENCE"):  # no second one on a slow machine
+        monkeypatch.setattr(readiness, patience, DEADLINE)
     info = {"protocol_version": "5.6", "supported_features": ["iopub_welcome"]}
     with FakeKernel(context, info=info, silent_for=9) as kernel:
         client = attach(kernel.connection)
@@ -311,9 +315,16 @@ async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, att
     turns.clear()
     with pytest.raises(NotReady):
         await ensure_async(client.wait_for_ready(timeout=0.5))
-    assert await ensure_async(client.iopub_channel.socket.poll(0)), "it has not read them all"
+    assert await ensure_async(client.iopub_channel.socket.poll(DEADLINE * SECOND)), (
+        "it has not read them all"
+    )
     assert len(turns) > 1 or kind is BlockingWelcomeClient
     others.cancel()
+    client.stop_channels()
+    # libzmq 4.3.5 aborts the process (session_base.cpp:233) if a peer leaves while the socket that
+    # has half a message for it is being closed with linger=0.
+    while receive(publisher)[0][:1] != b"\x00":
+        pass
     for each in sockets.values():
         each.close(linger=0)
 
@@ -404,9 +415,8 @@ def test_a_parent_header_that_is_null(manage, attach):
     client.start_channels()
     client.wait_for_ready(timeout=DEADLINE)
     parents = []
-    while client.iopub_channel.msg_ready():
-        parents.append(client.get_iopub_msg(timeout=0)["parent_header"])
-    assert {} in parents
+    while {} not in parents:
+        parents.append(client.get_iopub_msg(timeout=DEADLINE)["parent_header"])
     assert None not in parents
     client.stop_channels()
 
@@ -529,7 +539,7 @@ def test_a_kernel_that_is_never_heard(context, attach):
     with FakeKernel(context, zmq.PUB, silent_for=10**6) as kernel:
         client = attach(kernel.connection)
         with pytest.raises(RuntimeError, match="nothing of what it publishes arrives"):
-            client.wait_for_ready(timeout=3)
+            client.wait_for_ready(timeout=8)
         assert kernel.requests > 1
 
 
@@ -665,4 +675,5 @@ def test_a_class_of_ones_own_that_overrides(connection, attach):
     client = attach(connection, welcoming(Overriding))
     client.wait_for_ready(timeout=DEADLINE)
     assert client.called == ("connect_iopub", "ready")
-    assert "iopub_welcome" in [what for what, _ in heard(client)]
+    while client.get_iopub_msg(timeout=DEADLINE)["msg_type"] != "iopub_welcome":
+        pass

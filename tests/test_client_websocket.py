@@ -26,7 +26,7 @@ def server(tmp_path_factory):
         "jupyter_server",
         "--log-level=DEBUG",
         # Nobody is late on a slow machine.
-        "--WelcomeWebsocketConnection.welcome_timeout=3",
+        "--WelcomeWebsocketConnection.welcome_timeout=10",
         "--WelcomeWebsocketConnection.return_time=60",
         *WELCOMING,
     )

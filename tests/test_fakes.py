@@ -214,7 +214,7 @@ def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
 
 @pytest.fixture(params=["signed-frame", "handshake-request"])
 def fake(request):
-    with FakeLauncher(request.param, key=KEY, late=3) as launcher:
+    with FakeLauncher(request.param, key=KEY, late=8) as launcher:
         yield launcher
 
 

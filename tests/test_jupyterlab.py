@@ -17,7 +17,7 @@ from servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
 optional.module("jupyterlab")
 By = optional.module("selenium.webdriver.common.by").By
 
-pytestmark = pytest.mark.timeout(300)  # a browser on a slow machine
+pytestmark = pytest.mark.timeout(600)  # a browser on a slow machine
 
 LAB = ["--LabApp.expose_app_in_browser=True", "--LabApp.labextensions_path=[]"]
 NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"

@@ -6,6 +6,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from harness import OWN_ADDRESS
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
 from launching import connect, echoes, echoes_async, in_thread_of_its_own, started, stop
 
@@ -92,10 +94,17 @@ def test_after_a_fork(tmp_path):
 
 
 LAUNCHES = """
-import sys
-from jupyter_client.manager import start_new_kernel
-for _ in range(int(sys.argv[1])):
-    manager, client = start_new_kernel(kernel_name="echo-handshake")
+import os, sys
+from jupyter_client import KernelManager
+launches, address, folder = sys.argv[1:]
+for number in range(int(launches)):
+    # Named as by a server: else that of a classic launch is elsewhere, and no thief reads it.
+    file = os.path.join(folder, f"kernel-{os.getpid()}-{number}.json")
+    manager = KernelManager(kernel_name="echo-handshake", ip=address, connection_file=file)
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
     client.execute_interactive("x", timeout=60, output_hook=lambda message: None)
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -103,10 +112,11 @@ for _ in range(int(sys.argv[1])):
 
 THIEF = """
 import glob, json, os, select, socket, sys
+folder, address = sys.argv[1:]
 held, binds = [], 0
 while not select.select([sys.stdin], [], [], 0.001)[0]:
     # It takes what it reads in connection files, before the kernel can ...
-    for path in glob.glob(os.path.join(sys.argv[1], "kernel-*.json")):
+    for path in glob.glob(os.path.join(folder, "kernel-*.json")):
         try:
             with open(path) as file:
                 ports = [port for name, port in json.load(file).items() if name.endswith("_port")]
@@ -115,7 +125,7 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
         for port in filter(None, ports):
             thief = socket.socket()
             try:
-                thief.bind(("127.0.0.1", port))
+                thief.bind((address, port))
                 thief.listen()
                 held.append(thief)
             except OSError:
@@ -123,21 +133,23 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
     # ... and whatever the system gives.
     if len(held) < 500:
         held.append(socket.socket())
-        held[-1].bind(("127.0.0.1", 0))
+        held[-1].bind((address, 0))
 """
 
 
+@pytest.mark.timeout(300)
 def test_24_launches_by_several_processes_while_a_thief_takes_ports(runtime_dir):
     """H1, issue 4.2: no failure."""
     runtime_dir.mkdir()
     command = [sys.executable, "-c"]
-    with subprocess.Popen([*command, THIEF, str(runtime_dir)], stdin=subprocess.PIPE) as thief:
+    stealing = [*command, THIEF, str(runtime_dir), OWN_ADDRESS]
+    launching = [*command, LAUNCHES, "6", OWN_ADDRESS, str(runtime_dir)]
+    with subprocess.Popen(stealing, stdin=subprocess.PIPE) as thief:
         launchers = [
-            subprocess.Popen([*command, LAUNCHES, "6"], stderr=subprocess.PIPE, text=True)
-            for _ in range(4)
+            subprocess.Popen(launching, stderr=subprocess.PIPE, text=True) for _ in range(4)
         ]
         try:
-            failed = [(p.communicate(timeout=110)[1], p.returncode) for p in launchers]
+            failed = [(p.communicate(timeout=280)[1], p.returncode) for p in launchers]
         finally:
             thief.stdin.close()
             for process in launchers:

@@ -44,6 +44,7 @@ def seen_by(kernelspecs, tmp_path, name, *kernel, **spec):
 
 
 IPYKERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+PATIENT = Config(HandshakeProvisioner={"guess_timeout": 60})
 
 
 def run(name, code, **settings):
@@ -108,10 +109,10 @@ def test_rewrite_dies(kernelspecs):
 
 def test_python3_as_it_is_installed(said):
     """L7, issue 4.6: one environment variable, and no port of ipykernel's is known too early."""
-    out, manager = run("python3", "print(6 * 7)")
+    out, manager = run("python3", "print(6 * 7)", config=PATIENT)
     assert out == "42\n"
     assert manager.provisioner.__class__.__name__ == "HandshakeProvisioner"
-    run("python3", "1")
+    run("python3", "1", config=PATIENT)
     assert all("started by rewrite of its connection file" in line for line in said())
     assert len(said()) <= 1, "said once in a process"
 
@@ -119,7 +120,7 @@ def test_python3_as_it_is_installed(said):
 def test_bash_kernel(kernelspecs, said):
     """L7: a kernel of another author that uses ipykernel's app."""
     kernelspecs("bash", argv=["python", "-m", "bash_kernel", "-f", "{connection_file}"])
-    out, _ = run("bash", "echo $((6 * 7))")
+    out, _ = run("bash", "echo $((6 * 7))", config=PATIENT)
     assert out == "42\n"
     [line] = said()
     assert line == "bash: started by rewrite of its connection file, and so from now on"
@@ -153,14 +154,14 @@ def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
     """L7: ipykernel that says 5.6 rewrites the registration file: then it is started by rewrite,
     and from then on at once."""
     seen = seen_by(kernelspecs, tmp_path, "liar", *IPYKERNEL, kernel_protocol_version="5.6")
-    out, manager = run("liar", "print(6 * 7)")
+    out, manager = run("liar", "print(6 * 7)", config=PATIENT)
     assert out == "42\n"
     assert "registration_port" not in seen()["keys"]
     [line] = said()
     assert "does not know the handshake: it wrote its ports" in line
     assert "started by rewrite" in line
     assert manager.session.key.decode() not in line
-    run("liar", "1")
+    run("liar", "1", config=PATIENT)
     assert len(said()) == 1
     assert manager.provisioner.process is None
 

@@ -91,7 +91,7 @@ def test_a_console_stays_connected(tmp_path):
         sys.executable,
         ["-m", "jupyter_console", "--existing", manager.connection_file],
         encoding="utf-8",
-        timeout=DEADLINE,
+        timeout=3 * DEADLINE,
         dimensions=(40, 200),
         env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
     )

@@ -55,13 +55,13 @@ def test_encryption(form, policy, encryption, encrypts, spied):
 def test_the_registration_socket_is_encrypted(kernelspecs, tmp_path):
     """L8 (ours): a kernel that does not use the key in its file is not heard."""
     name, notes = fake_kernel(
-        kernelspecs, tmp_path / "notes", config={"handshake": "signed-frame", "launch_timeout": 6}
+        kernelspecs, tmp_path / "notes", config={"handshake": "signed-frame", "launch_timeout": 10}
     )
     kernel_json = tmp_path / "jupyter" / "kernels" / name / "kernel.json"
     spec = json.loads(kernel_json.read_text())
     spec["metadata"]["supported_encryption"] = ["curve"]
     kernel_json.write_text(json.dumps(spec))
-    with pytest.raises(RuntimeError, match="did not register its ports within 6 s"):
+    with pytest.raises(RuntimeError, match="did not register its ports within 10 s"):
         started(name, transport_encryption="required")
     assert "curve_publickey" in notes()[0]["keys"]
 

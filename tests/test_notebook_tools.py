@@ -23,6 +23,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 for needed in ("papermill", "voila", "nbmake", "xdist"):
     optional.module(needed)
 
+pytestmark = pytest.mark.timeout(300)  # programs within programs on a slow machine
+
 WITNESS = """
 import json, os, sys
 record, startup_file = sys.argv[1:3]
@@ -76,7 +78,7 @@ def python(*words, **environment):
         [sys.executable, "-m", *words],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
         env={**os.environ, **environment},
     )

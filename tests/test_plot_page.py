@@ -13,6 +13,8 @@ from test_examples import EXAMPLES
 By = optional.module("selenium.webdriver.common.by").By
 ActionChains = optional.module("selenium.webdriver").ActionChains
 
+pytestmark = pytest.mark.timeout(300)  # a browser on a slow machine
+
 PLOT = EXAMPLES / "plot_kernel"
 
 

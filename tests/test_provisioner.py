@@ -16,6 +16,7 @@ from conftest import close_loop_of_this_thread, handshake_metadata
 from harness import OWN_ADDRESS, message, mode, signed_frame, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
+from launching import connect, started
 
 SPY = """
 import json, os, shutil, stat, sys
@@ -119,7 +120,9 @@ def test_which_way_is_chosen(version, handshake, registers, kernelspecs, tmp_pat
         "chosen",
         argv=[sys.executable, "-c", SPY, "{connection_file}", str(seen), "-m", "echokernel", "-f",
               "{connection_file}"],
-        metadata=handshake_metadata(**({"handshake": handshake} if handshake else {})),
+        metadata=handshake_metadata(
+            guess_timeout=60, **({"handshake": handshake} if handshake else {})
+        ),
         kernel_protocol_version=version,
     )  # fmt: skip
     manager, client = start_new_kernel(kernel_name="chosen")
@@ -275,9 +278,9 @@ import threading; threading.Event().wait()
 
 def test_a_kernel_that_hangs(kernelspecs):
     """L4: at the deadline the process is stopped, and what it said is told."""
-    dying(kernelspecs, HANGING, launch_timeout=4)
+    dying(kernelspecs, HANGING, launch_timeout=8)
     manager = KernelManager(kernel_name="dying")
-    with pytest.raises(RuntimeError, match=r"did not register its ports within 4 s") as caught:
+    with pytest.raises(RuntimeError, match=r"did not register its ports within 8 s") as caught:
         manager.start_kernel()
     assert not psutil.pid_exists(int(caught.value.stderr_tail.split()[1]))
     manager.context.destroy(linger=0)
@@ -437,15 +440,15 @@ def test_a_port_thief_changes_nothing():
     def thief():
         while not stop_thief.is_set() and len(held) < 3000:
             each = socket.socket()
-            each.bind(("127.0.0.1", 0))
+            each.bind((OWN_ADDRESS, 0))  # and not what other tests' kernels have chosen
             held.append(each)
 
     stealing = threading.Thread(target=thief)
     stealing.start()
     try:
         for _ in range(3):
-            manager, client = start_new_kernel(kernel_name="echo-handshake")
-            stop(manager, client)
+            manager = started("echo-handshake", ip=OWN_ADDRESS)
+            stop(manager, connect(manager))
     finally:
         stop_thief.set()
         stealing.join()

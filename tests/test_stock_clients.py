@@ -21,7 +21,7 @@ def jupyter(*words):
         [sys.executable, "-m", "jupyter_core", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
     )
