@@ -194,7 +194,7 @@ class OutStream(IPykernelOutStream):
         gathered, self._gathered = self._gathered, []
         try:
             for parent, pieces in list(gathered):
-                text = "".join(pieces)
+                text = _sendable("".join(pieces))
                 if not text or iopub is None:
                     del gathered[0]
                     continue
@@ -202,9 +202,27 @@ class OutStream(IPykernelOutStream):
                 out = iopub.taking_from(gathered)
                 self.session.send(out, "stream", content, parent=parent, ident=self.topic)
                 self._sent_at = time.monotonic()
+        except (TypeError, ValueError):
+            del gathered[:1]  # what cannot be sent today cannot be sent tomorrow
+            raise
         finally:
             # An interrupt came, or user code's own signal handler raised: to be sent the next time.
             self._gathered[:0] = gathered
+
+
+def _sendable(text: str) -> str:
+    """Return ``text``; with half a character (a lone surrogate) in it, what Python writes for it.
+
+    The bytes of undecodable file names, which Python has as surrogates too, stay: the session sends
+    them, and clients know them.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text
 
 
 def _become_copy(reference: weakref.ref[OutStream]) -> None:

@@ -378,6 +378,15 @@ def test_signal_handlers_that_raise_while_output_is_sent(ipython):
     ipython.nothing_left()
 
 
+@pytest.mark.parametrize("how", ["", ", flush=True"])
+def test_half_a_character(how, ipython):
+    """It is printed as Python writes it, and harms nothing around it."""
+    ran = run(ipython, f"print('before'{how})\nprint('\\ud83d'{how})\nprint('\u00e9'{how})")
+    assert ran.reply["status"] == "ok"
+    assert ran.text() == "before\n\\ud83d\n\u00e9\n"
+    assert run(ipython, "print('after')").text() == "after\n"
+
+
 def test_signal_handlers_that_raise_while_lines_are_printed(ipython):
     """A line whose print has returned is published, and none is twice."""
     ran = run(
