@@ -48,10 +48,13 @@ class Connection(NamedTuple):
             copy = os.dup(self.descriptor)
         except OSError:
             return None
-        if _name_of(copy) != self._replace(descriptor=copy):  # the number is somebody else's now
-            os.close(copy)
-            return None
-        return socket.socket(fileno=copy)
+        try:
+            if _name_of(copy) == self._replace(descriptor=copy):
+                return socket.socket(fileno=copy)
+        except OSError:
+            pass  # it is no socket
+        os.close(copy)  # the number is somebody else's now
+        return None
 
 
 class Listeners:
@@ -91,7 +94,7 @@ class Listeners:
     def _named(self, descriptor: int | None) -> Connection | None:
         name = _name_of(descriptor)
         # The number of one that has left already may be anything's by now, and that stays open.
-        return name if name is not None and _is_end(name.descriptor, self._end) else None
+        return name if name is not None and _is_end(name, self._end) else None
 
     def _let_go(self) -> None:
         """Forget those who are gone."""
@@ -135,12 +138,12 @@ def _end_of(endpoint: str) -> int | str:
     return address if transport == "ipc" else int(address.rpartition(":")[2])
 
 
-def _is_end(descriptor: int, end: int | str) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            address = connection.getsockname()
-    except OSError:
+def _is_end(connection: Connection, end: int | str) -> bool:
+    copy = connection.duplicate()
+    if copy is None:
         return False
+    with copy:
+        address = copy.getsockname()
     return bool((address[1] if isinstance(address, tuple) else address) == end)
 
 

@@ -49,10 +49,19 @@ class SubscriberSockets:
 def _peer(descriptor: int) -> Any:
     """Return the address of the other end; None if ``descriptor`` is no connection."""
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            return connection.getpeername()
+        copy = os.dup(descriptor)
     except OSError:
         return None
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:  # no socket: the copy is still ours
+        os.close(copy)
+        return None
+    with connection:
+        try:
+            return connection.getpeername()
+        except OSError:
+            return None
 
 
 def _unsent(descriptor: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -40,11 +41,19 @@ def meanings(listeners):
     return told
 
 
+def lowest_free_descriptor():
+    found = os.dup(0)
+    os.close(found)
+    return found
+
+
 def test_the_number_is_a_files_by_now(listeners, meanings, tmp_path):
     """A visitor's subscription is read when it is gone: the file is not taken for it."""
     with open(tmp_path / "file", "w") as file:
+        before = lowest_free_descriptor()
         listeners.take(Subscribed(EVERYTHING), file.fileno())
         listeners.take(Unsubscribed(EVERYTHING), None)
+        assert lowest_free_descriptor() == before, "a copy was left open"
     assert meanings == [NOBODY_IS_LEFT]
 
 
