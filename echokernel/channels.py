@@ -7,7 +7,6 @@ makes a start free of races (H1): there is no moment between choosing a port and
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from .protocol.endpoints import IPV4_ANY, is_loopback, url
 from .protocol.errors import BindError
 from .protocol.startup import (
     LOOPBACK,
@@ -24,8 +24,6 @@ from .protocol.startup import (
     RegistrationFile,
     StartupFile,
 )
-
-IPV4_ANY = "0.0.0.0"
 
 MAX_UNAUTHENTICATED = 4 * 1024
 """Bytes. W4: the largest frame taken on sockets where no signature stands before the cost.
@@ -169,21 +167,6 @@ def bind_address(file: StartupFile) -> str:
             address = f"an address that reaches {file.registration_ip}"
             raise BindError("shell", address, str(error)) from error
         return str(probe.getsockname()[0])
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether ``host``, a name or an address, is this host's own loopback."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def url(transport: str, ip: str, port: int | str) -> str:
-    """Return the ZeroMQ address: ``tcp://ip:port``, or ``ipc://ip-port`` (F7)."""
-    if transport == "ipc":
-        return f"ipc://{ip}-{port}"
-    return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
 
 
 class _Binder:

@@ -26,7 +26,8 @@ import zmq
 from . import multipart
 from .listeners import Listeners, descriptor_of
 from .protocol import subscriptions
-from .protocol.wire import DELIMITER, JsonObject, Message, Signer, header, pack_json, pack_message
+from .protocol.headers import header
+from .protocol.wire import DELIMITER, JsonObject, Message, Signer, pack_json, pack_message
 from .slow_readers import SlowReaders
 
 CONTROL_THREAD = "Control"

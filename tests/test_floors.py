@@ -17,9 +17,9 @@ PACKAGE = Path(__file__).parents[1] / "echokernel"
 # that are not built yet stand here already.
 FLOORS = {
     0: "protocol protocol.errors",
-    1: "protocol.wire protocol.startup protocol.subscriptions protocol.comm_lifecycle"
-    " protocol.json_rpc protocol.readiness",
-    2: "protocol.handshake",
+    1: "protocol.wire protocol.endpoints protocol.startup protocol.subscriptions"
+    " protocol.comm_lifecycle protocol.json_rpc protocol.readiness",
+    2: "protocol.handshake protocol.headers",
     3: "backlog capture channels client_channels client_wait comm_endings comm_requests comms files"
     " interrupts iopub kernelbase launching.* lazy_packages listeners messaging missed multipart"
     " overtaking parent registration session slow_readers streams subscriber_sockets"
@@ -30,8 +30,8 @@ FLOORS = {
 }
 KERNEL_SIDE = (
     "app backlog capture comm_endings comm_requests comms echo_comms interrupts iopub kernel"
-    " kernelbase lazy_packages listeners messaging missed multipart overtaking parent serving"
-    " session slow_readers streams subscriber_sockets surroundings vanished_hosts"
+    " kernelbase lazy_packages listeners messaging missed multipart overtaking parent registration"
+    " serving session slow_readers streams subscriber_sockets surroundings vanished_hosts"
 )  # fmt: skip
 LAUNCHER_SIDE = (
     "client client_channels client_wait doctor launching.* provisioner stress.* websocket"
@@ -41,9 +41,9 @@ BOTH_SIDES = f"{KERNEL_SIDE} {LAUNCHER_SIDE}"
 # (who, what it must not reach, not even through others, why and what to do instead)
 NEVER = [
     (KERNEL_SIDE, LAUNCHER_SIDE, "kernel and launcher are different processes: move what both"
-     " need to a module that is on neither side (protocol/, channels, registration)"),
+     " need to a module that is on neither side (protocol/, files)"),
     (LAUNCHER_SIDE, KERNEL_SIDE, "launcher and kernel are different processes: move what both"
-     " need to a module that is on neither side (protocol/, channels, registration)"),
+     " need to a module that is on neither side (protocol/, files)"),
     ("conformance.*", BOTH_SIDES, "a checker that shares code with the kernel shares its"
      " mistakes: use raw sockets and protocol.wire"),
 ]  # fmt: skip
@@ -51,7 +51,7 @@ NEVER = [
 # Outside of the package. protocol/ may import these and no others.
 PURE = (
     "__future__ base64 binascii bisect collections dataclasses enum functools hashlib heapq hmac"
-    " itertools json math re string types typing"
+    " ipaddress itertools json math re string types typing"
 )
 SOCKETS = {"zmq", "tornado"}  # kernel.py: neither
 

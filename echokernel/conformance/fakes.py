@@ -22,10 +22,10 @@ from typing import Any
 import zmq
 
 from ..protocol.wire import (
+    PROTOCOL_VERSION,
     JsonObject,
     Message,
     Signer,
-    header,
     pack_json,
     pack_message,
     pack_signed_frame,
@@ -186,4 +186,11 @@ def _expect(right: bool, what: str) -> None:
 def new_header(msg_type: str, session: str) -> JsonObject:
     """Return the header of a message that is sent now."""
     date = datetime.now(timezone.utc).isoformat()
-    return header(msg_type, msg_id=uuid.uuid4().hex, session=session, date=date, username="fake")
+    return {
+        "msg_id": uuid.uuid4().hex,
+        "msg_type": msg_type,
+        "session": session,
+        "username": "fake",
+        "date": date,
+        "version": PROTOCOL_VERSION,
+    }

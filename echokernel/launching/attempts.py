@@ -15,12 +15,12 @@ import socket
 import time
 
 from .. import files
-from ..channels import IPV4_ANY, url
+from ..protocol.endpoints import IPV4_ANY, url
 from ..protocol.startup import LOOPBACK, ConnectionFile, Form, Ports, RegistrationFile
-from ..registration import RegistrationSocket
 from .heartbeat import Heartbeat
 from .negotiation import Way
 from .planning import Plan
+from .registration_socket import RegistrationSocket
 
 HEARTBEAT_LOOK = 2.5
 """Seconds between looks whether a kernel whose heartbeat is silent listens at all."""

@@ -13,7 +13,7 @@ from jupyter_client.connect import port_names
 from jupyter_client.localinterfaces import is_local_ip
 
 from .. import files
-from ..channels import IPV4_ANY, is_loopback
+from ..protocol.endpoints import IPV4_ANY, is_loopback
 from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
 from .negotiation import Way
 

@@ -127,20 +127,6 @@ class Message:
         return str(self.header["msg_type"])
 
 
-def header(
-    msg_type: str, *, msg_id: str, session: str, date: str, username: str = "kernel"
-) -> JsonObject:
-    """Build a message header; ``date`` is ISO 8601 with a time zone."""
-    return {
-        "msg_id": msg_id,
-        "msg_type": msg_type,
-        "session": session,
-        "username": username,
-        "date": date,
-        "version": PROTOCOL_VERSION,
-    }
-
-
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 

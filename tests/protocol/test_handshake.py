@@ -30,8 +30,9 @@ from echokernel.protocol.handshake import (
     unpack_receipt,
     unpack_registration,
 )
+from echokernel.protocol.headers import header
 from echokernel.protocol.startup import CurveKeys, Form, Ports, RegistrationFile
-from echokernel.protocol.wire import DELIMITER, Signer, header, pack_signed_frame, split
+from echokernel.protocol.wire import DELIMITER, Signer, pack_signed_frame, split
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}

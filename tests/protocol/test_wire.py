@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from echokernel.protocol.errors import BadSignature, MalformedMessage
+from echokernel.protocol.headers import header
 from echokernel.protocol.wire import (
     DELIMITER,
     Message,
     Signer,
     hash_name,
-    header,
     pack_json,
     pack_message,
     pack_signed_frame,
