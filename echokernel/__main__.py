@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .stress.command import stress
 
             return stress(rest)
-    from .app import launch
+    from .runtime.app import launch
 
     return launch(argv=words)
 

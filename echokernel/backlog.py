@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from . import multipart
+from .runtime import zmq_multipart
 
 BACKLOG_MESSAGES = 100_000
 """Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
@@ -42,7 +42,7 @@ class Backlog:
     """
 
     def __init__(self, xpub: zmq.Socket[bytes]) -> None:
-        self._send = multipart.sender(xpub)
+        self._send = zmq_multipart.sender(xpub)
         self._segments: list[_Segment] = []
         self.segments = 0
         self._open_messages = 0

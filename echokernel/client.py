@@ -32,12 +32,7 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.threaded import ThreadedKernelClient
 from jupyter_core.utils import run_sync
 
-from .client_channels import (
-    AsyncKeepingChannel,
-    KeepingChannel,
-    WatchedThreadedChannel,
-    joined,
-)
+from .client_channels import AsyncKeepingChannel, KeepingChannel, WatchedThreadedChannel, joined
 from .client_wait import WelcomeMixin, presence_topic, subscribed_socket
 from .protocol.readiness import Readiness
 

@@ -17,11 +17,11 @@ from typing import Any
 from comm.base_comm import BaseComm
 
 from .comms import Comm, CommManager
-from .interrupts import Interrupts
 from .iopub import IOPub
-from .messaging import ChannelLoop
 from .protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
 from .protocol.subscriptions import EveryoneLeft, SessionLeft
+from .runtime.interrupts import Interrupts
+from .runtime.shell import ChannelLoop
 
 TURN = 0.005
 """Seconds of closing comms after which requests get their turn."""

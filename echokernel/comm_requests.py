@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .interrupts import is_awaitable
 from .protocol.errors import CommDisconnected, CommRequestError, CommTimeout
 from .protocol.json_rpc import (
     INTERNAL_ERROR,
@@ -27,6 +26,7 @@ from .protocol.json_rpc import (
     pack_answer,
     pack_request,
 )
+from .runtime.interrupts import is_awaitable
 
 _ID = "echokernel-"
 _numbers = itertools.count(1)

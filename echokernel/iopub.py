@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from . import multipart
 from .listeners import Listeners, descriptor_of
 from .protocol import subscriptions
 from .protocol.headers import header
 from .protocol.wire import DELIMITER, JsonObject, Message, Signer, pack_json, pack_message
+from .runtime import zmq_multipart
 from .slow_readers import SlowReaders
 
 CONTROL_THREAD = "Control"
@@ -120,7 +120,7 @@ class IOPub:
         self._count = itertools.count()
         self._heard_starting = False
         self._queue: queue.SimpleQueue[_Frames | _Token] = queue.SimpleQueue()
-        self._arrived = multipart.has_arrived(xpub)
+        self._arrived = zmq_multipart.has_arrived(xpub)
         self._room = threading.Event()
         self._large = 0  # bytes in large messages in the queue
         self._large_lock = threading.Lock()
@@ -167,7 +167,7 @@ class IOPub:
 
     def _admitted(self, frames: Sequence[Any], copy: bool) -> _Frames:
         """Return what is to be queued, when there is room for it."""
-        size = multipart.check(frames)
+        size = zmq_multipart.check(frames)
         if self._queue.qsize() > QUEUE_BOUND or self._large > LARGE_BOUND:
             self._wait_for_room()
         if size >= LARGE:

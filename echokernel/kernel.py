@@ -2,7 +2,7 @@
 
 Copy it, rename the class, describe your language, and run code in ``do_execute``. Each ``do_``
 method may be ``async`` or not; leave one out and ipykernel's plain answer is given. To start
-your kernel: ``echokernel.app.launch("your_package.kernel:YourKernel")``.
+your kernel: ``echokernel.runtime.app.launch("your_package.kernel:YourKernel")``.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections import deque
 from fnmatch import fnmatchcase
 
 from . import __version__, echo_comms
-from .kernelbase import Kernel
+from .runtime.kernelbase import Kernel
 
 
 class EchoKernel(Kernel):

@@ -21,8 +21,8 @@ from typing import Any
 
 import zmq
 
-from .interrupts import Interrupts
 from .protocol.wire import DELIMITER
+from .runtime.interrupts import Interrupts
 
 COMM_MESSAGES = ("comm_open", "comm_msg", "comm_close")
 

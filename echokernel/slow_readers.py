@@ -23,10 +23,10 @@ from typing import Any
 
 import zmq
 
-from . import multipart
 from .backlog import Backlog
 from .missed import Missed
 from .protocol.wire import DELIMITER
+from .runtime import zmq_multipart
 from .subscriber_sockets import SubscriberSockets
 
 PATIENCE = 3.0
@@ -98,7 +98,7 @@ class SlowReaders:
     def _publish_due(self) -> None:
         while self._due:
             frames = self._due.popleft()
-            self._publish(frames, True, multipart.check(frames))
+            self._publish(frames, True, zmq_multipart.check(frames))
 
     def _publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
         if self.dropping and time.monotonic() > self._looked_at + _LOOK_AGAIN:
@@ -117,7 +117,7 @@ class SlowReaders:
 
         At once if nobody's queue is full, and else as soon as that is decided.
         """
-        if self._due or not self._backlog.send(frames, True, multipart.check(frames)):
+        if self._due or not self._backlog.send(frames, True, zmq_multipart.check(frames)):
             self._due.append(frames)
 
     @property
@@ -243,7 +243,7 @@ class SlowReaders:
 
     def _tell(self, text: str) -> None:
         frames = self._notice(f"[echokernel] {text}\n", self._example)
-        if not self._backlog.send(frames, True, multipart.check(frames)):
+        if not self._backlog.send(frames, True, zmq_multipart.check(frames)):
             self._missed.append(frames, "stream")
 
     def _refuse(self, refuse: bool) -> None:

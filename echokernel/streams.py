@@ -24,7 +24,7 @@ from jupyter_client.session import extract_header
 
 from .capture import Capture
 from .iopub import IOPub
-from .session import Session
+from .runtime.session import Session
 
 FLUSH_INTERVAL = 0.05
 """Seconds for which lines that follow closely are gathered into one message."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from echokernel.kernelbase import Kernel
+from echokernel.runtime.kernelbase import Kernel
 
 OK = {"status": "ok", "payload": [], "user_expressions": {}}
 

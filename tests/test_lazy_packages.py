@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-BEFORE = "from echokernel.lazy_packages import postpone; postpone(); import sys; "
+BEFORE = "from echokernel.runtime.lazy_imports import postpone; postpone(); import sys; "
 
 
 def run(code):

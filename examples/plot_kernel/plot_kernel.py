@@ -10,9 +10,9 @@ import math
 
 import comm
 
-from echokernel.app import launch
-from echokernel.kernelbase import Kernel
 from echokernel.protocol.errors import CommDisconnected
+from echokernel.runtime.app import launch
+from echokernel.runtime.kernelbase import Kernel
 
 WIDTH, HEIGHT = 400, 100  # pixels
 

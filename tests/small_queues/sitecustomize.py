@@ -1,7 +1,8 @@
 """For a kernel whose queues for subscribers are a tenth as long, and that waits longer for one that
 does not read: a loaded machine pauses for more than three seconds. Python runs it as it starts."""
 
-from echokernel import backlog, channels, slow_readers
+from echokernel import backlog, slow_readers
+from echokernel.runtime import sockets as channels
 
 channels.IOPUB_SEND_HWM //= 10
 backlog.BACKLOG_MESSAGES //= 10

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import zmq
 
-from .protocol.endpoints import IPV4_ANY, is_loopback, url
-from .protocol.errors import BindError
-from .protocol.startup import (
+from ..protocol.endpoints import IPV4_ANY, is_loopback, url
+from ..protocol.errors import BindError
+from ..protocol.startup import (
     LOOPBACK,
     ConnectionFile,
     CurveKeys,

@@ -24,8 +24,8 @@ from jupyter_client.session import DONE, extract_header, json_packer
 from jupyter_client.session import Session as ClientSession
 from traitlets import observe
 
-from .protocol.errors import MalformedMessage
-from .protocol.wire import DELIMITER, PROTOCOL_VERSION, Signer, unpack_message
+from ..protocol.errors import MalformedMessage
+from ..protocol.wire import DELIMITER, PROTOCOL_VERSION, Signer, unpack_message
 
 COPIED = 64 * 1024
 """Bytes up to which it is cheaper to copy a frame than to share it with ZeroMQ's thread."""

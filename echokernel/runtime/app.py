@@ -24,17 +24,18 @@ from typing import Any
 
 import zmq
 
-from . import channels, files, registration
-from .channels import Channels
-from .command_line import Options, parse_command_line
-from .files import Leftovers, runtime_dir
-from .iopub import IOPub
-from .lazy_packages import postpone
-from .parent import parent_pid, watch_parent
-from .protocol import startup
-from .protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
-from .protocol.startup import ConnectionFile, RegistrationFile, StartupFile
-from .protocol.wire import Signer
+from .. import files
+from ..files import Leftovers, runtime_dir
+from ..iopub import IOPub
+from ..protocol import startup
+from ..protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
+from ..protocol.startup import ConnectionFile, RegistrationFile, StartupFile
+from ..protocol.wire import Signer
+from . import registration, sockets
+from .lazy_imports import postpone
+from .options import Options, parse_command_line
+from .parent_watch import parent_pid, watch_parent
+from .sockets import Channels
 
 DEFAULT_KERNEL = "echokernel.kernel:EchoKernel"
 
@@ -88,7 +89,7 @@ class KernelApp:
             target = self._connection_file_to_write(file)
 
             # H1: all five sockets are bound, heartbeat and IOPub answer, before anybody hears.
-            bound = channels.bind(
+            bound = sockets.bind(
                 file,
                 port_range=self.options.port_range,
                 bind_ip=self.options.ip,

@@ -13,12 +13,12 @@ from types import TracebackType
 
 import zmq
 
-from .protocol import handshake
-from .protocol.endpoints import url
-from .protocol.errors import HandshakeError, RegistrationRefused, RegistrationTimeout
-from .protocol.handshake import KernelEnd, State
-from .protocol.headers import header
-from .protocol.startup import Ports, RegistrationFile
+from ..protocol import handshake
+from ..protocol.endpoints import url
+from ..protocol.errors import HandshakeError, RegistrationRefused, RegistrationTimeout
+from ..protocol.handshake import KernelEnd, State
+from ..protocol.headers import header
+from ..protocol.startup import Ports, RegistrationFile
 
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds a kernel waits for its receipt (H4); xeus and ark wait as long."""

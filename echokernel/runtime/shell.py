@@ -20,12 +20,12 @@ from typing import Any
 import zmq
 from tornado.ioloop import IOLoop
 
-from . import multipart
+from ..iopub import CONTROL_THREAD
+from ..overtaking import Overtaking
+from ..streams import OutStream
+from . import zmq_multipart
 from .interrupts import Interrupts, is_awaitable
-from .iopub import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams
-from .overtaking import Overtaking
-from .streams import OutStream
 
 TURN = 0.005
 """Seconds of requests after which timers and other tasks get their turn."""
@@ -54,7 +54,7 @@ class ChannelLoop:
         self._interrupts = interrupts
         self._pid = os.getpid()
         self._log: logging.Logger = kernel.log
-        self._receive = multipart.receiver(router)
+        self._receive = zmq_multipart.receiver(router)
         self._replies = _ReplySocket(router, interrupts)
         self._to_abort: collections.deque[list[bytes]] = collections.deque()
         self._abort_until = 0.0
@@ -246,14 +246,14 @@ class _ReplySocket:
 
     def __init__(self, router: zmq.Socket[bytes], interrupts: Interrupts | None) -> None:
         self._socket = router
-        self._send = multipart.sender(router)
+        self._send = zmq_multipart.sender(router)
         self._interrupts = interrupts
         self.used = False
 
     def send_multipart(
         self, frames: Sequence[Any], flags: int = 0, copy: bool = True, track: bool = False
     ) -> Any:
-        multipart.check(frames)
+        zmq_multipart.check(frames)
         # pyzmq lets Python's signal handlers run in every send: one that raises between two
         # frames leaves half a message, and the next reply is appended to it.
         if self._interrupts is not None:

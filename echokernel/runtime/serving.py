@@ -14,19 +14,19 @@ from typing import Any
 
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
-from .capture import capture
-from .channels import Channels
-from .comm_endings import CommEndings
-from .comms import manager
+from ..capture import capture
+from ..comm_endings import CommEndings
+from ..comms import manager
+from ..iopub import IOPub
+from ..protocol.errors import EchoKernelError
+from ..streams import OutStream
+from ..vanished_hosts import VanishedHosts
 from .interrupts import Interrupts
-from .iopub import IOPub
+from .ipykernel_compat import IOPubThread, offer_comms, show_values
 from .kernelbase import Kernel, serving_class
-from .messaging import ChannelLoop, ControlThread
-from .protocol.errors import EchoKernelError
 from .session import Session
-from .streams import OutStream
-from .surroundings import IOPubThread, offer_comms, show_values
-from .vanished_hosts import VanishedHosts
+from .shell import ChannelLoop, ControlThread
+from .sockets import Channels
 
 STREAMS = ("stdout", "stderr")
 

@@ -17,8 +17,8 @@ import comm
 from ipykernel.iostream import IOPubThread as IPykernelIOPubThread
 from tornado.ioloop import IOLoop
 
-from .comms import create_comm, manager
-from .iopub import IOPub
+from ..comms import create_comm, manager
+from ..iopub import IOPub
 from .kernelbase import Kernel
 
 

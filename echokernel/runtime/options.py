@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import __version__
-from .channels import Keepalive, keepalive
-from .protocol.startup import port_range
+from .. import __version__
+from ..protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
+from .sockets import Keepalive, keepalive
 
 
 @dataclass(frozen=True)

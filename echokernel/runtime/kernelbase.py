@@ -23,10 +23,10 @@ from tornado.ioloop import IOLoop
 from traitlets import Any as TraitAny
 from traitlets import Bool, Float, default
 
+from ..protocol.errors import WireError
+from ..protocol.wire import PROTOCOL_VERSION, pack_json
+from ..streams import OutStream
 from .interrupts import is_awaitable
-from .protocol.errors import WireError
-from .protocol.wire import PROTOCOL_VERSION, pack_json
-from .streams import OutStream
 
 STDIN_CONNECT_TIME = 0.25
 """Seconds that a client's stdin channel may lag behind its shell channel."""
@@ -82,7 +82,7 @@ class Kernel(IPykernelKernel):
 
     @default("comm_manager")
     def _the_comm_manager(self) -> Any:
-        from .comms import manager
+        from ..comms import manager
 
         return manager()
 

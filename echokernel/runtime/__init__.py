@@ -1,0 +1,1 @@
+"""The kernel's process: from the startup file to the last reply."""
