@@ -23,7 +23,7 @@ from typing import Any
 
 from traitlets import TraitError
 
-from . import files
+from . import connection_files
 from .protocol.wire import JsonObject
 
 DEFAULT_PROVISIONER = "JUPYTER_DEFAULT_PROVISIONER_NAME"
@@ -91,7 +91,7 @@ def told(diagnosis: Diagnosis) -> str:
 
 def surroundings(environment: Mapping[str, str]) -> Diagnosis:
     """Return what concerns every kernelspec: jupyter_client, variables, the runtime directory."""
-    runtime = files.runtime_dir()
+    runtime = connection_files.runtime_dir()
     made = Diagnosis(f"jupyter_client {version('jupyter_client')}", sys.prefix)
     made.problems += jupyter_client_problems(version("jupyter_client"))
     default = environment.get(DEFAULT_PROVISIONER)
@@ -122,7 +122,7 @@ def runtime_dir_problems(folder: Path) -> Iterator[str]:
     probe = folder / f".echokernel-doctor-{os.getpid()}"
     remedy = "set JUPYTER_RUNTIME_DIR to a folder of yours on a local disk"
     try:
-        files.write_private(probe, {})
+        connection_files.write_private(probe, {})
     except OSError as error:
         yield f"no connection file can be written to {folder}: {error.strerror}; {remedy}"
         return

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 
-from .. import files
+from .. import connection_files
 from ..protocol.endpoints import IPV4_ANY, url
 from ..protocol.startup import LOOPBACK, ConnectionFile, Form, Ports, RegistrationFile
 from .heartbeat import Heartbeat
@@ -79,7 +79,7 @@ class ByHandshake(Attempt):
 
     def __init__(self, plan: Plan, form: Form) -> None:
         self.way = Way(form.value)
-        files.runtime_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+        connection_files.runtime_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
         # The process's shared socket; ipc and CURVE need one of their own.
         self._owned = plan.transport == "ipc" or plan.curve is not None
         self._registration = (
@@ -91,7 +91,7 @@ class ByHandshake(Attempt):
             plan.launch_id, plan.key, plan.signature_scheme
         )
         # Not `kernel-*.json`: nobody is to take it for a connection file.
-        path = str(files.runtime_dir() / f"registration-{plan.launch_id}.json")
+        path = str(connection_files.runtime_dir() / f"registration-{plan.launch_id}.json")
         super().__init__(path, [path])
         self._port_range = plan.port_range
         file = RegistrationFile(
@@ -114,7 +114,7 @@ class ByHandshake(Attempt):
             path=path,
         )
         try:
-            files.write_private(path, file.to_json())
+            connection_files.write_private(path, file.to_json())
             self._written = _stamp(path)
         except OSError:
             self.conclude()
@@ -243,7 +243,7 @@ class ByRewrite(_Beating):
             # And no `kernel_name`, until it is complete: jupyter_client remembers half a file
             # that has one.
         )
-        files.write_private(plan.connection_file, file.to_json())
+        connection_files.write_private(plan.connection_file, file.to_json())
 
     def _named(self) -> Ports | None:
         return _read_ports(self.startup_file)

@@ -6,7 +6,7 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo, LocalPortCache
 
-from .. import files
+from .. import connection_files
 from ..protocol.startup import Ports
 
 
@@ -30,7 +30,7 @@ def hand_over(manager: Any, ports: Ports, session_name: str | None) -> KernelCon
     # jupyter_client's own way (remove, then write) shows half a file to whoever reads now,
     # and would count these ports as random: an autorestart would then throw them away.
     connection = {**info, "key": manager.session.key.decode(), **extra}
-    files.write_private(manager.connection_file, connection)
+    connection_files.write_private(manager.connection_file, connection)
     manager._connection_file_written = True
     return info
 

@@ -12,7 +12,7 @@ import zmq
 from jupyter_client.connect import port_names
 from jupyter_client.localinterfaces import is_local_ip
 
-from .. import files
+from .. import connection_files
 from ..protocol.endpoints import IPV4_ANY, is_loopback
 from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
 from .negotiation import Way
@@ -112,7 +112,7 @@ def plan(manager: Any, way: Way, settings: Settings, *, keep_ports: bool = True)
 
 def connection_file_name(kernel_id: str | None) -> str:
     """Return a path for a connection file that no other kernel uses."""
-    path = files.runtime_dir() / f"kernel-{kernel_id or uuid.uuid4()}.json"
+    path = connection_files.runtime_dir() / f"kernel-{kernel_id or uuid.uuid4()}.json"
     return str(path.with_name(f"kernel-{uuid.uuid4()}.json") if path.exists() else path)
 
 

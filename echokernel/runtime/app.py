@@ -24,8 +24,8 @@ from typing import Any
 
 import zmq
 
-from .. import files
-from ..files import Leftovers, runtime_dir
+from .. import connection_files
+from ..connection_files import Leftovers, runtime_dir
 from ..iopub import IOPub
 from ..protocol import startup
 from ..protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
@@ -134,7 +134,7 @@ class KernelApp:
     def _read_startup_file(self) -> StartupFile:
         if not self.options.startup_file:
             return self._by_hand()
-        file = files.read_startup_file(self.options.startup_file)
+        file = connection_files.read_startup_file(self.options.startup_file)
         if isinstance(file, RegistrationFile):
             # H4: no use without the receipt; with it, the file is the launcher's to remove.
             self.leftovers.add(file.path)
@@ -163,7 +163,7 @@ class KernelApp:
         else:
             path = Path(file.path)  # F5: a file with ports 0 is rewritten with the real ones
         try:
-            files.prepare_folder(path)
+            connection_files.prepare_folder(path)
         except OSError as error:
             raise ConnectionFileError(str(path), error.strerror or str(error)) from None
         if isinstance(file, RegistrationFile) or not self.options.startup_file:
@@ -260,7 +260,7 @@ def load(kernel_class: str | type) -> type[Any]:
 
 def _write_connection_file(path: Path, connection: ConnectionFile) -> None:
     try:
-        files.write_private(path, connection.to_json())
+        connection_files.write_private(path, connection.to_json())
     except OSError as error:
         raise ConnectionFileError(str(path), error.strerror or str(error)) from None
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import runtime_dir
+from ..connection_files import runtime_dir
 from ..protocol.wire import JsonObject
 
 BINDS_PER_SECOND = 1500
