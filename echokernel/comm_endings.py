@@ -17,10 +17,10 @@ from typing import Any
 from comm.base_comm import BaseComm
 
 from .comms import Comm, CommManager
-from .iopub import IOPub
 from .protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
 from .protocol.subscriptions import EveryoneLeft, SessionLeft
 from .runtime.interrupts import Interrupts
+from .runtime.iopub.publisher import IOPub
 from .runtime.shell import ChannelLoop
 
 TURN = 0.005

@@ -23,7 +23,7 @@ from ipykernel.iostream import OutStream as IPykernelOutStream
 from jupyter_client.session import extract_header
 
 from .capture import Capture
-from .iopub import IOPub
+from .runtime.iopub.publisher import IOPub
 from .runtime.session import Session
 
 FLUSH_INTERVAL = 0.05

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from echokernel.listeners import Listeners
 from echokernel.protocol.subscriptions import EveryoneLeft, Subscribed, Unsubscribed
+from echokernel.runtime.iopub.connections import Listeners
 
 EVERYTHING = b""
 NOBODY_IS_LEFT = EveryoneLeft(frozenset())

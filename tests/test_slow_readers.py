@@ -10,8 +10,8 @@ import zmq
 from conftest import start_classic
 from harness import IDLE, Client, parse, receive, url
 
-from echokernel import slow_readers
-from echokernel.missed import MISSED, Missed
+from echokernel.runtime.iopub.flow_control import slow_readers
+from echokernel.runtime.iopub.flow_control.missed import MISSED, Missed
 
 PATIENT = 300
 """Seconds: messages are made and read by the hundred thousand, and a machine may be slow."""

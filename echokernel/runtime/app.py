@@ -26,12 +26,12 @@ import zmq
 
 from .. import connection_files
 from ..connection_files import Leftovers, runtime_dir
-from ..iopub import IOPub
 from ..protocol import startup
 from ..protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
 from ..protocol.startup import ConnectionFile, RegistrationFile, StartupFile
 from ..protocol.wire import Signer
 from . import registration, sockets
+from .iopub.publisher import IOPub
 from .lazy_imports import postpone
 from .options import Options, parse_command_line
 from .parent_watch import parent_pid, watch_parent

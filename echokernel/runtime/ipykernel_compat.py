@@ -18,7 +18,7 @@ from ipykernel.iostream import IOPubThread as IPykernelIOPubThread
 from tornado.ioloop import IOLoop
 
 from ..comms import create_comm, manager
-from ..iopub import IOPub
+from .iopub.publisher import IOPub
 from .kernelbase import Kernel
 
 

@@ -17,11 +17,11 @@ from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 from ..capture import capture
 from ..comm_endings import CommEndings
 from ..comms import manager
-from ..iopub import IOPub
 from ..protocol.errors import EchoKernelError
 from ..streams import OutStream
-from ..vanished_hosts import VanishedHosts
 from .interrupts import Interrupts
+from .iopub.dead_peers import VanishedHosts
+from .iopub.publisher import IOPub
 from .ipykernel_compat import IOPubThread, offer_comms, show_values
 from .kernelbase import Kernel, serving_class
 from .session import Session

@@ -20,11 +20,11 @@ from typing import Any
 import zmq
 from tornado.ioloop import IOLoop
 
-from ..iopub import CONTROL_THREAD
 from ..overtaking import Overtaking
 from ..streams import OutStream
 from . import zmq_multipart
 from .interrupts import Interrupts, is_awaitable
+from .iopub.publisher import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams
 
 TURN = 0.005

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import zmq
 
-from .protocol.subscriptions import (
+from ...protocol.subscriptions import (
     EveryoneLeft,
     SessionLeft,
     Subscribed,

@@ -23,11 +23,11 @@ from typing import Any
 
 import zmq
 
+from ....protocol.wire import DELIMITER
+from ... import zmq_multipart
+from ..subscriber_sockets import SubscriberSockets
 from .backlog import Backlog
 from .missed import Missed
-from .protocol.wire import DELIMITER
-from .runtime import zmq_multipart
-from .subscriber_sockets import SubscriberSockets
 
 PATIENCE = 3.0
 """Seconds without progress, beyond the bound, after which a subscriber is said not to read."""

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from .listeners import Listeners, descriptor_of
-from .protocol import subscriptions
-from .protocol.headers import header
-from .protocol.wire import DELIMITER, JsonObject, Message, Signer, pack_json, pack_message
-from .runtime import zmq_multipart
-from .slow_readers import SlowReaders
+from ...protocol import subscriptions
+from ...protocol.headers import header
+from ...protocol.wire import DELIMITER, JsonObject, Message, Signer, pack_json, pack_message
+from .. import zmq_multipart
+from .connections import Listeners, descriptor_of
+from .flow_control.slow_readers import SlowReaders
 
 CONTROL_THREAD = "Control"
 """Name of the thread that serves the control channel, by which ipykernel, too, tells it."""

@@ -17,8 +17,8 @@ import struct
 import sys
 from typing import NamedTuple
 
-from .listeners import Connection, Listeners
-from .runtime.sockets import Keepalive
+from ..sockets import Keepalive
+from .connections import Connection, Listeners
 
 SENT_LONG_AGO = 1000
 """Milliseconds after which what was sent (again) should have been acknowledged."""

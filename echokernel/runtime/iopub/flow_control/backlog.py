@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from .runtime import zmq_multipart
+from ... import zmq_multipart
 
 BACKLOG_MESSAGES = 100_000
 """Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.

@@ -1,0 +1,1 @@
+"""IOPub: publishes from any thread, welcomes each subscriber, bounds what a slow one costs."""

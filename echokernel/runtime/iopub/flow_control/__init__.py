@@ -1,0 +1,1 @@
+"""The policy for subscribers that do not read (P3). The core publishes without it."""
