@@ -25,8 +25,8 @@ from traitlets import Bool, Float, default
 
 from ..protocol.errors import WireError
 from ..protocol.wire import PROTOCOL_VERSION, pack_json
-from ..streams import OutStream
 from .interrupts import is_awaitable
+from .output.streams import OutStream
 
 STDIN_CONNECT_TIME = 0.25
 """Seconds that a client's stdin channel may lag behind its shell channel."""

@@ -14,16 +14,16 @@ from typing import Any
 
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
-from ..capture import capture
 from ..comm_endings import CommEndings
 from ..comms import manager
 from ..protocol.errors import EchoKernelError
-from ..streams import OutStream
 from .interrupts import Interrupts
 from .iopub.dead_peers import VanishedHosts
 from .iopub.publisher import IOPub
 from .ipykernel_compat import IOPubThread, offer_comms, show_values
 from .kernelbase import Kernel, serving_class
+from .output.fd_capture import capture
+from .output.streams import OutStream
 from .session import Session
 from .shell import ChannelLoop, ControlThread
 from .sockets import Channels

@@ -21,11 +21,11 @@ import zmq
 from tornado.ioloop import IOLoop
 
 from ..overtaking import Overtaking
-from ..streams import OutStream
 from . import zmq_multipart
 from .interrupts import Interrupts, is_awaitable
 from .iopub.publisher import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams
+from .output.streams import OutStream
 
 TURN = 0.005
 """Seconds of requests after which timers and other tasks get their turn."""

@@ -22,9 +22,9 @@ from typing import Any
 from ipykernel.iostream import OutStream as IPykernelOutStream
 from jupyter_client.session import extract_header
 
-from .capture import Capture
-from .runtime.iopub.publisher import IOPub
-from .runtime.session import Session
+from ..iopub.publisher import IOPub
+from ..session import Session
+from .fd_capture import Capture
 
 FLUSH_INTERVAL = 0.05
 """Seconds for which lines that follow closely are gathered into one message."""

@@ -1,0 +1,1 @@
+"""Output of the kernel's process: Python's streams, the descriptors below them, shown values."""
