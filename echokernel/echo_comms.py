@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .comms import Comm, CommManager
 from .protocol.errors import CommDisconnected, CommRequestError
+from .runtime.comms.manager import Comm, CommManager
 
 TARGETS = {"echo": False, "echo.persistent": True}
 """Name -> whether it is persistent."""

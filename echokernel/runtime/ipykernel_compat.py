@@ -17,7 +17,7 @@ import comm
 from ipykernel.iostream import IOPubThread as IPykernelIOPubThread
 from tornado.ioloop import IOLoop
 
-from ..comms import create_comm, manager
+from .comms.manager import create_comm, manager
 from .iopub.publisher import IOPub
 from .kernelbase import Kernel
 

@@ -82,7 +82,7 @@ class Kernel(IPykernelKernel):
 
     @default("comm_manager")
     def _the_comm_manager(self) -> Any:
-        from ..comms import manager
+        from .comms.manager import manager
 
         return manager()
 

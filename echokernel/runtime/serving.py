@@ -14,9 +14,9 @@ from typing import Any
 
 from traitlets.config.loader import ConfigError, KVArgParseConfigLoader
 
-from ..comm_endings import CommEndings
-from ..comms import manager
 from ..protocol.errors import EchoKernelError
+from .comms.lifecycle import CommEndings
+from .comms.manager import manager
 from .interrupts import Interrupts
 from .iopub.dead_peers import VanishedHosts
 from .iopub.publisher import IOPub

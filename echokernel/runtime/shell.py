@@ -20,8 +20,8 @@ from typing import Any
 import zmq
 from tornado.ioloop import IOLoop
 
-from ..overtaking import Overtaking
 from . import zmq_multipart
+from .comms.priority import Overtaking
 from .interrupts import Interrupts, is_awaitable
 from .iopub.publisher import CONTROL_THREAD
 from .kernelbase import Kernel, error_content, flush_streams

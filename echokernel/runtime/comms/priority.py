@@ -21,8 +21,8 @@ from typing import Any
 
 import zmq
 
-from .protocol.wire import DELIMITER
-from .runtime.interrupts import Interrupts
+from ...protocol.wire import DELIMITER
+from ..interrupts import Interrupts
 
 COMM_MESSAGES = ("comm_open", "comm_msg", "comm_close")
 
@@ -166,7 +166,7 @@ def _is_comm_message(frames: Frames) -> bool:
 def _is_answer(frames: Frames) -> bool:
     if _part(frames, 2).get("msg_type") != "comm_msg":
         return False
-    from .protocol import json_rpc  # here: a kernel starts faster without it
+    from ...protocol import json_rpc  # here: a kernel starts faster without it
 
     return json_rpc.is_answer(_part(frames, 5).get("data"))
 

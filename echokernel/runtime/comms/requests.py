@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .protocol.errors import CommDisconnected, CommRequestError, CommTimeout
-from .protocol.json_rpc import (
+from ...protocol.errors import CommDisconnected, CommRequestError, CommTimeout
+from ...protocol.json_rpc import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     Answer,
@@ -26,7 +26,7 @@ from .protocol.json_rpc import (
     pack_answer,
     pack_request,
 )
-from .runtime.interrupts import is_awaitable
+from ..interrupts import is_awaitable
 
 _ID = "echokernel-"
 _numbers = itertools.count(1)

@@ -16,12 +16,12 @@ from typing import Any
 
 from comm.base_comm import BaseComm
 
-from .comms import Comm, CommManager
-from .protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
-from .protocol.subscriptions import EveryoneLeft, SessionLeft
-from .runtime.interrupts import Interrupts
-from .runtime.iopub.publisher import IOPub
-from .runtime.shell import ChannelLoop
+from ...protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
+from ...protocol.subscriptions import EveryoneLeft, SessionLeft
+from ..interrupts import Interrupts
+from ..iopub.publisher import IOPub
+from ..shell import ChannelLoop
+from .manager import Comm, CommManager
 
 TURN = 0.005
 """Seconds of closing comms after which requests get their turn."""

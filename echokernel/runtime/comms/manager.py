@@ -18,10 +18,10 @@ from ipykernel.jsonutil import json_clean
 from traitlets import Dict
 from traitlets.config import LoggingConfigurable
 
-from .overtaking import COMM_MESSAGES
+from .priority import COMM_MESSAGES
 
 if TYPE_CHECKING:
-    from .comm_requests import Endings
+    from .requests import Endings
 
 # A kernel starts faster without what only an open comm needs: those modules are imported below.
 
@@ -43,7 +43,7 @@ class Comm(BaseComm):
     """
 
     def __init__(self, *args: Any, persistent: bool | None = None, **kwargs: Any) -> None:
-        from .comm_requests import Requests
+        from .requests import Requests
 
         self.persistent = persistent
         self._requests = Requests(self)
@@ -139,7 +139,7 @@ class Comm(BaseComm):
         )
 
     def handle_msg(self, msg: dict[str, Any]) -> None:
-        from .protocol import json_rpc
+        from ...protocol import json_rpc
 
         received = json_rpc.parse(msg["content"].get("data"))
         if received is not None and self._requests.take(received, others=bool(self._msg_callback)):
