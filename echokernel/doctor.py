@@ -176,15 +176,15 @@ def chosen_way(kernel_spec: Any, config: JsonObject) -> tuple[str, str]:
     Raises:
         traitlets.TraitError: ``config`` has a value that it does not take.
     """
-    from .launching import negotiation
-    from .provisioner import HandshakeProvisioner
+    from .launcher import selection
+    from .launcher.provisioner import HandshakeProvisioner
 
     provisioner = HandshakeProvisioner(kernel_spec=kernel_spec, **config)
-    choice = negotiation.choose(kernel_spec, provisioner.handshake, provisioner.rewriters)
-    way = CLASSIC if choice.way is negotiation.Way.CLASSIC else choice.way.value
+    choice = selection.choose(kernel_spec, provisioner.handshake, provisioner.rewriters)
+    way = CLASSIC if choice.way is selection.Way.CLASSIC else choice.way.value
     if provisioner.handshake is not None:
         return way, f'its config says "handshake": "{provisioner.handshake}"'
-    if choice.way is negotiation.Way.REWRITE:
+    if choice.way is selection.Way.REWRITE:
         return way, "it is known to write its ports into the connection file"
     why = f"its kernel_protocol_version is {kernel_spec.kernel_protocol_version or 'not given'}"
     return way, f"{why}; if that fails, another way follows" if choice.is_guess else why

@@ -312,7 +312,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _ways(text: str) -> list[str]:
-    from ..provisioner import HandshakeProvisioner
+    from ..launcher.provisioner import HandshakeProvisioner
 
     setting: Any = HandshakeProvisioner.class_traits()["handshake"]
     known = [CLASSIC, HANDSHAKE, *setting.values]

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from ..protocol.errors import KernelDied, LaunchError, LaunchTimeout
 from ..protocol.startup import Ports
-from .attempts import Attempt
-from .negotiation import Choice, Way
+from .selection import Choice, Way
 from .stderr_tail import StderrTail
+from .strategies import Attempt
 
 Error = TypeVar("Error", bound=LaunchError)
 

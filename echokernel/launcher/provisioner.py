@@ -20,16 +20,16 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import CaselessStrEnum, Float, List, Unicode
 
-from .launching import attempts, negotiation, planning
-from .launching.attempts import Attempt
-from .launching.handing_over import hand_over, hold_in_port_cache
-from .launching.launch import Launch, ending
-from .launching.negotiation import Way
-from .launching.planning import Settings
-from .launching.stderr_tail import StderrTail
-from .launching.unfinished import Unfinished, kill
-from .protocol.errors import KernelDied, LaunchError
-from .protocol.startup import Ports
+from ..protocol.errors import KernelDied, LaunchError
+from ..protocol.startup import Ports
+from . import selection, settings, strategies
+from .cleanup import Unfinished, kill
+from .handoff import hand_over, hold_in_port_cache
+from .launch import Launch, ending
+from .selection import Way
+from .settings import Settings
+from .stderr_tail import StderrTail
+from .strategies import Attempt
 
 LAUNCH_TIMEOUT = 60.0
 """Seconds until a kernel must be up (L4)."""
@@ -66,7 +66,7 @@ class HandshakeProvisioner(LocalProvisioner):
 
     rewriters = List(
         Unicode(),
-        default_value=list(negotiation.KNOWN_REWRITERS),
+        default_value=list(selection.KNOWN_REWRITERS),
         help="Modules (`python -m MODULE`) whose kernels write their ports into their connection"
         " file, as ipykernel's app does; started so where `handshake` does not say otherwise.",
     ).tag(config=True)
@@ -115,7 +115,7 @@ class HandshakeProvisioner(LocalProvisioner):
         """
         self._conclude()  # a launch that was announced and never made
         self._arguments = kwargs
-        choice = negotiation.choose(self.kernel_spec, self.handshake, self.rewriters)
+        choice = selection.choose(self.kernel_spec, self.handshake, self.rewriters)
         name = self._manager.kernel_name
         self._launch = Launch(name, choice, self.launch_timeout, self.guess_timeout)
         return await self._prepare()
@@ -200,8 +200,8 @@ class HandshakeProvisioner(LocalProvisioner):
         self._settings().refuse(Way.CLASSIC, "bind_ip", "port_range")
         arguments = dict(await super().pre_launch(**self._arguments))
         if not self._launch.is_first:  # after another way failed, look whether this one does not
-            plan = planning.plan(self._manager, Way.CLASSIC, self._settings())
-            self._attempt = attempts.make(Way.CLASSIC, plan)
+            plan = settings.plan(self._manager, Way.CLASSIC, self._settings())
+            self._attempt = strategies.make(Way.CLASSIC, plan)
         return arguments
 
     async def _prepare_attempt(self, way: Way) -> dict[str, Any]:
@@ -209,10 +209,9 @@ class HandshakeProvisioner(LocalProvisioner):
         if not manager.connection_file:
             # Chosen here: with none, jupyter_client would name the current directory to the
             # kernel. And first: the default address of ipc is made from it.
-            manager.connection_file = planning.connection_file_name(self.kernel_id)
-        settings = self._settings()
-        plan = planning.plan(manager, way, settings, keep_ports=self._launch.keep_ports)
-        self._attempt = attempts.make(way, plan)
+            manager.connection_file = settings.connection_file_name(self.kernel_id)
+        plan = settings.plan(manager, way, self._settings(), keep_ports=self._launch.keep_ports)
+        self._attempt = strategies.make(way, plan)
         arguments = dict(self._arguments)
         arguments.pop("transport_encryption", None)  # the manager has taken note of it
         extra_arguments = arguments.pop("extra_arguments", [])
@@ -278,7 +277,7 @@ class HandshakeProvisioner(LocalProvisioner):
             self.ports_cached = True  # LocalProvisioner gives them back when it cleans up
         self.connection_info = info
         if self._launch.has_taught and self.handshake is None:
-            negotiation.remember(self.kernel_spec, attempt.way)
+            selection.remember(self.kernel_spec, attempt.way)
             self.log.info("%s", self._launch.lesson())
         return info
 

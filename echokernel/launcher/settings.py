@@ -15,7 +15,7 @@ from jupyter_client.localinterfaces import is_local_ip
 from .. import connection_files
 from ..protocol.endpoints import IPV4_ANY, is_loopback
 from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
-from .negotiation import Way
+from .selection import Way
 
 _launches = itertools.count(1)
 

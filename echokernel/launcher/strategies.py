@@ -18,9 +18,9 @@ from .. import connection_files
 from ..protocol.endpoints import IPV4_ANY, url
 from ..protocol.startup import LOOPBACK, ConnectionFile, Form, Ports, RegistrationFile
 from .heartbeat import Heartbeat
-from .negotiation import Way
-from .planning import Plan
 from .registration_socket import RegistrationSocket
+from .selection import Way
+from .settings import Plan
 
 HEARTBEAT_LOOK = 2.5
 """Seconds between looks whether a kernel whose heartbeat is silent listens at all."""
