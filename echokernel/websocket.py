@@ -27,7 +27,7 @@ from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 from traitlets import Float
 from zmq.eventloop.zmqstream import ZMQStream
 
-from .client import WelcomeManagerMixin
+from .client.clients import WelcomeManagerMixin
 from .protocol.readiness import promises_welcome
 from .protocol.subscriptions import WELCOME
 from .protocol.wire import DELIMITER

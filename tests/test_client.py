@@ -30,7 +30,6 @@ from jupyter_client.threaded import ThreadedKernelClient, ThreadedZMQSocketChann
 from jupyter_core.utils import ensure_async
 from traitlets import Type
 
-from echokernel import client_wait
 from echokernel.client import (
     AsyncWelcomeClient,
     AsyncWelcomeKernelManager,
@@ -40,6 +39,7 @@ from echokernel.client import (
     presence_topic,
     welcoming,
 )
+from echokernel.client import ready as client_wait
 from echokernel.protocol import readiness
 from echokernel.protocol.errors import KernelDied, NotReady
 

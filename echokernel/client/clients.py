@@ -1,19 +1,8 @@
-"""Clients that wait for the welcome (JEP 65), for whoever uses jupyter_client's.
+"""The clients and managers that `echokernel.client` offers, derived from jupyter_client's.
 
-===========================  ======================================================
-`BlockingWelcomeClient`      is a jupyter_client ``BlockingKernelClient``
-`AsyncWelcomeClient`         is an ``AsyncKernelClient``
-`ThreadedWelcomeClient`      is a ``ThreadedKernelClient``, with a ``wait_for_ready``
-`WelcomeKernelManager`       is a ``KernelManager`` whose clients are such
-`AsyncWelcomeKernelManager`  is an ``AsyncKernelManager`` whose clients are such
-===========================  ======================================================
-
-They are set by name where jupyter_client's are configured (docs/client.md). `welcoming` and
-`WelcomeManagerMixin` make the same of classes that are derived from jupyter_client's.
-
-Two things differ from jupyter_client: the IOPub socket subscribes before it connects, and
-``wait_for_ready`` returns as soon as the kernel has answered and is heard, losing nothing. The
-rules of the wait are in `protocol.readiness`.
+Two things differ from jupyter_client: the IOPub socket subscribes before it connects (S1), and
+``wait_for_ready`` returns as soon as the kernel has answered and the subscription is proved (S2).
+The rules of the wait are in `protocol.readiness`.
 """
 
 from __future__ import annotations
@@ -32,21 +21,9 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.threaded import ThreadedKernelClient
 from jupyter_core.utils import run_sync
 
-from .client_channels import AsyncKeepingChannel, KeepingChannel, WatchedThreadedChannel, joined
-from .client_wait import WelcomeMixin, presence_topic, subscribed_socket
-from .protocol.readiness import Readiness
-
-__all__ = [
-    "AsyncWelcomeClient",
-    "AsyncWelcomeKernelManager",
-    "BlockingWelcomeClient",
-    "ThreadedWelcomeClient",
-    "WelcomeKernelManager",
-    "WelcomeManagerMixin",
-    "presence_topic",
-    "subscribed_socket",
-    "welcoming",
-]
+from ..protocol.readiness import Readiness
+from .channels import AsyncKeepingChannel, KeepingChannel, WatchedThreadedChannel, joined
+from .ready import WelcomeMixin, subscribed_socket
 
 BESIDE_READERS = 0.005
 """Seconds between looks when somebody else reads IOPub."""

@@ -17,9 +17,9 @@ from jupyter_client.channels import HBChannel
 from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
 
-from .client_channels import joined
-from .protocol.errors import KernelDied, NotReady
-from .protocol.readiness import Readiness
+from ..protocol.errors import KernelDied, NotReady
+from ..protocol.readiness import Readiness
+from .channels import joined
 
 LOOK_EVERY = 0.1
 """Seconds between looks whether the kernel lives."""
