@@ -49,8 +49,8 @@ CAUSE = ["exited with status 1 before it", "the signed-frame handshake", "the ca
 """What is said of such a kernel."""
 
 WELCOMING = [
-    "--ServerApp.kernel_websocket_connection_class=echokernel.websocket.WelcomeWebsocketConnection",
-    "--MappingKernelManager.kernel_manager_class=echokernel.websocket.WelcomeServerKernelManager",
+    "--ServerApp.kernel_websocket_connection_class=echokernel.server.WelcomeWebsocketConnection",
+    "--MappingKernelManager.kernel_manager_class=echokernel.server.WelcomeServerKernelManager",
 ]
 """docs/client.md: websockets that wait for the welcome."""
 

@@ -2,8 +2,8 @@
 
 By configuration of jupyter_server (2.x), JupyterLab or Notebook::
 
-    ServerApp.kernel_websocket_connection_class = "echokernel.websocket.WelcomeWebsocketConnection"
-    MappingKernelManager.kernel_manager_class = "echokernel.websocket.WelcomeServerKernelManager"
+    ServerApp.kernel_websocket_connection_class = "echokernel.server.WelcomeWebsocketConnection"
+    MappingKernelManager.kernel_manager_class = "echokernel.server.WelcomeServerKernelManager"
 
 The server holds back what a frontend sends until its websocket is open. jupyter_server *nudges*
 until then: it sends ``kernel_info_request`` until something comes on IOPub, throws that away, and
@@ -27,10 +27,10 @@ from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 from traitlets import Float
 from zmq.eventloop.zmqstream import ZMQStream
 
-from .client.clients import WelcomeManagerMixin
-from .protocol.readiness import promises_welcome
-from .protocol.subscriptions import WELCOME
-from .protocol.wire import DELIMITER
+from ..client.clients import WelcomeManagerMixin
+from ..protocol.readiness import promises_welcome
+from ..protocol.subscriptions import WELCOME
+from ..protocol.wire import DELIMITER
 
 Frames = list[bytes]
 
