@@ -12,15 +12,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported when needed: a kernel binds its sockets before anything heavy is loaded.
     match words:
         case ["doctor", *rest]:
-            from .doctor import doctor
+            from .tools.doctor import doctor
 
             return doctor(rest)
         case ["install", *rest]:
-            from .install import install
+            from .tools.install import install
 
             return install(rest)
         case ["stress", *rest]:
-            from .stress.command import stress
+            from .tools.stress.command import stress
 
             return stress(rest)
     from .runtime.app import launch

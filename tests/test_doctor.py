@@ -9,7 +9,7 @@ import pytest
 from conftest import handshake_metadata
 from jupyter_client.kernelspec import KernelSpecManager
 
-from echokernel import doctor as module
+from echokernel.tools import doctor as module
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "echokernel")
 ARGV = ["python", "-m", "echokernel", "-f", "{connection_file}"]

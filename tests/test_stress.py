@@ -13,8 +13,8 @@ import pytest
 from conftest import handshake_metadata
 from harness import wait_until
 
-from echokernel.stress import report as stress_report
-from echokernel.stress.report import Progress, Row, summary, table
+from echokernel.tools.stress import report as stress_report
+from echokernel.tools.stress.report import Progress, Row, summary, table
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "echokernel")
 LONG = 100  # seconds, for a whole run on a loaded machine

@@ -23,8 +23,8 @@ from typing import Any
 
 from traitlets import TraitError
 
-from . import connection_files
-from .protocol.wire import JsonObject
+from .. import connection_files
+from ..protocol.wire import JsonObject
 
 DEFAULT_PROVISIONER = "JUPYTER_DEFAULT_PROVISIONER_NAME"
 """The environment variable by which jupyter_client chooses where a kernelspec names nothing."""
@@ -176,8 +176,8 @@ def chosen_way(kernel_spec: Any, config: JsonObject) -> tuple[str, str]:
     Raises:
         traitlets.TraitError: ``config`` has a value that it does not take.
     """
-    from .launcher import selection
-    from .launcher.provisioner import HandshakeProvisioner
+    from ..launcher import selection
+    from ..launcher.provisioner import HandshakeProvisioner
 
     provisioner = HandshakeProvisioner(kernel_spec=kernel_spec, **config)
     choice = selection.choose(kernel_spec, provisioner.handshake, provisioner.rewriters)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from ...protocol.wire import JsonObject
 from ..doctor import CLASSIC
-from ..protocol.wire import JsonObject
-from .roles import FAILED, HUNG, OK
+from .workers import FAILED, HUNG, OK
 
 HANDSHAKE = "handshake"
 """Our provisioner, which does what the kernelspec says."""

@@ -27,11 +27,11 @@ from typing import Any
 
 from traitlets import TraitError
 
+from ...protocol.wire import JsonObject
 from ..doctor import CLASSIC, DEFAULT_PROVISIONER, LOCAL, OURS, chosen_way
 from ..install import KERNEL_NAME
-from ..protocol.wire import JsonObject
 from .report import HANDSHAKE, Progress, report, summary
-from .roles import FAILED
+from .workers import FAILED
 
 INTERRUPTED = 130
 MISTAKE = 2
@@ -232,7 +232,7 @@ class Stage:
 
     def _start(self, role: str, job: JsonObject) -> subprocess.Popen[str]:
         """Start a process and wait until it is ready."""
-        command = [sys.executable, "-m", "echokernel.stress.roles", role, json.dumps(job)]
+        command = [sys.executable, "-m", "echokernel.tools.stress.workers", role, json.dumps(job)]
         process = subprocess.Popen(
             command,
             env=self._environment,
@@ -312,7 +312,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _ways(text: str) -> list[str]:
-    from ..launcher.provisioner import HandshakeProvisioner
+    from ...launcher.provisioner import HandshakeProvisioner
 
     setting: Any = HandshakeProvisioner.class_traits()["handshake"]
     known = [CLASSIC, HANDSHAKE, *setting.values]

@@ -1,6 +1,6 @@
 """What the processes of ``echokernel stress`` do: launch kernels, take ports.
 
-Each is ``python -m echokernel.stress.roles ROLE JSON``. It says ``ready`` on stdout; a
+Each is ``python -m echokernel.tools.stress.workers ROLE JSON``. It says ``ready`` on stdout; a
 launcher begins at the first line on stdin. Both end when stdin ends, so also with the process that
 started them; what they have to tell are lines of JSON on stdout.
 """
@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..connection_files import runtime_dir
-from ..protocol.wire import JsonObject
+from ...connection_files import runtime_dir
+from ...protocol.wire import JsonObject
 
 BINDS_PER_SECOND = 1500
 HELD = 3000

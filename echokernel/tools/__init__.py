@@ -1,0 +1,1 @@
+"""Commands of the command line that drive kernels from outside: doctor, install, stress."""
