@@ -25,10 +25,10 @@ from harness import (
 from jupyter_client import KernelManager
 from jupyter_client.manager import start_new_kernel
 
-from echokernel.conformance.fakes import FakeLauncher, Fault
 from echokernel.protocol.errors import BadSignature, MalformedMessage
+from echokernel.testing.fake_launcher import FakeLauncher, Fault
 
-ARK = [sys.executable, "-m", "echokernel.conformance.fake_ark", "-f", "{connection_file}"]
+ARK = [sys.executable, "-m", "echokernel.testing.fake_ark", "-f", "{connection_file}"]
 
 
 def stop(manager, client):

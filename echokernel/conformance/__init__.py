@@ -1,5 +1,5 @@
-"""Black boxes for other people's kernels and launchers: raw sockets, and ``protocol.wire``.
+"""The checker's room: it looks at kernels, launchers and clients from outside, over the wire.
 
-Nothing here may import a kernel or a launcher of ours (``tests/test_floors.py`` watches over
-it): what shares code with them shares their mistakes.
+Nothing here imports the kernel or the launcher: a checker that shares code with what it checks
+shares its mistakes.
 """

@@ -1,6 +1,6 @@
 """A public test fake of ark, for launcher authors: the kernel's end of a handshake request.
 
-``python -m echokernel.conformance.fake_ark -f FILE`` starts as ark does (posit-dev/ark,
+``python -m echokernel.testing.fake_ark -f FILE`` starts as ark does (posit-dev/ark,
 ``crates/amalthea``, read in November 2026), forgives as little, and then echoes: a stock client can
 use it. It tries FILE as a connection file first; else it binds ports of its own, sends them in a
 ``handshake_request`` and ends without a good reply within 5 s; in both cases it ends when nobody
@@ -24,7 +24,7 @@ import zmq
 
 from ..protocol.errors import WireError
 from ..protocol.wire import JsonObject, Message, Signer, pack_message, unpack_message
-from .fakes import CHANNELS, SECOND, new_header
+from .fake_launcher import CHANNELS, SECOND, new_header
 
 PANIC = 101
 """Rust's exit status for a panic."""
@@ -239,7 +239,7 @@ def _panic(why: str) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until the shutdown request; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m echokernel.conformance.fake_ark", description="Run a fake of ark."
+        prog="python -m echokernel.testing.fake_ark", description="Run a fake of ark."
     )
     parser.add_argument("-f", dest="startup_file", metavar="FILE", required=True)
     parser.add_argument("--receipt-timeout", type=float, default=5, metavar="SECONDS")
