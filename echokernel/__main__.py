@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .tools.stress.command import stress
 
             return stress(rest)
-    from .runtime.app import launch
+    from .runtime.serving import run_kernel
 
-    return launch(argv=words)
+    commands = " Other commands, each with --help: echokernel doctor, install, stress."
+    return run_kernel(argv=words, epilog=commands)
 
 
 if __name__ == "__main__":

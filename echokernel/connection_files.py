@@ -83,8 +83,8 @@ def prepare_folder(target: Path) -> None:
     os.unlink(probe)
 
 
-class Leftovers:
-    """Files that must not outlive the kernel; removed once, by whoever ends it."""
+class CleanupFiles:
+    """Files that must not outlive the kernel; removed once, by the thread that ends it."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
@@ -97,7 +97,7 @@ class Leftovers:
         with self._lock:
             self._paths.add(str(path))
 
-    def keep(self, path: str | Path) -> None:
+    def discard(self, path: str | Path) -> None:
         """Take back `add`."""
         with self._lock:
             self._paths.discard(str(path))

@@ -1,32 +1,33 @@
-"""Comms to play and test with, on the echo kernel's targets ``echo`` and ``echo.persistent``.
+"""Comms to try out and to test with, on the echo kernel's targets ``echo`` and ``echo.persistent``.
 
-What is no JSON-RPC comes back as it is; the methods are those below. An example of what
-`comms.Comm` can do, for the file you change.
+A message that is not JSON-RPC is echoed; the methods are those of `EchoComm`. An example of what
+`echokernel.Comm` can do, for the file you change.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from .protocol.errors import CommDisconnected, CommRequestError
-from .runtime.comms.manager import Comm, CommManager
+from echokernel import Comm, CommDisconnected, CommManager, CommRequestError
 
 TARGETS = {"echo": False, "echo.persistent": True}
 """Name -> whether it is persistent."""
 
+INVALID_PARAMS = -32602  # https://www.jsonrpc.org/specification#error_object
+
 
 class EchoComm:
-    """One comm's conversation."""
+    """The conversation on one comm."""
 
     def __init__(self, comm: Comm, message: dict[str, Any]) -> None:
         self.comm = comm
         self.failed: list[dict[str, str]] = []
-        comm.on_msg(self.say_back)
+        comm.on_msg(self.echo_message)
         for method in (self.echo, self.ask, self.status):
             comm.on_request(method.__name__, method)
 
-    def say_back(self, message: dict[str, Any]) -> None:
-        """Send back what is no JSON-RPC."""
+    def echo_message(self, message: dict[str, Any]) -> None:
+        """Send back a message that is not JSON-RPC."""
         self.comm.send(message["content"].get("data"), buffers=message["buffers"])
 
     def echo(self, params: Any) -> Any:
@@ -34,7 +35,7 @@ class EchoComm:
         return params
 
     async def ask(self, params: Any) -> Any:
-        """Send the frontend a request ``answer`` with these params; return its answer."""
+        """Send the frontend a request ``answer`` with these params; return its result."""
         try:
             return await self.comm.request("answer", params)
         except CommDisconnected as error:
@@ -42,15 +43,13 @@ class EchoComm:
             raise
 
     def status(self, params: Any) -> dict[str, Any]:
-        """Tell how many requests to the frontend are pending, and which have failed."""
-        from .protocol.json_rpc import INVALID_PARAMS
-
+        """Return the number of pending requests to the frontend, and those that failed."""
         if params:
             raise CommRequestError(INVALID_PARAMS, "status takes no params")
         return {"pending": self.comm.pending, "failed": self.failed}
 
 
-def offer(comms: CommManager) -> None:
+def register_targets(comms: CommManager) -> None:
     """Register the targets."""
     for target, persistent in TARGETS.items():
         comms.register_target(target, EchoComm, persistent=persistent)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from echokernel.runtime.kernelbase import Kernel
+from echokernel import Kernel
 
 OK = {"status": "ok", "payload": [], "user_expressions": {}}
 

@@ -13,8 +13,8 @@ GRACE = "--comm-grace-period=0.3"
 LONG_GRACE = "--comm-grace-period=8"
 NEVER = "--comm-grace-period=1000"
 
-GONE = "nobody listens to comm messages any more"
-SESSION_GONE = "the session that it belongs to has left"
+GONE = "no subscriber receives comm messages any more"
+SESSION_GONE = "the session that the comm belongs to has disconnected"
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-BEFORE = "from echokernel.runtime.lazy_imports import postpone; postpone(); import sys; "
+BEFORE = (
+    "from echokernel.runtime.lazy_imports import install_lazy_packages; "
+    "install_lazy_packages(); import sys; "
+)
 
 
 def run(code):

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from echokernel.protocol.subscriptions import EveryoneLeft, Subscribed, Unsubscribed
-from echokernel.runtime.iopub.connections import Listeners
+from echokernel.protocol.subscriptions import LastSubscriberLeft, Subscribed, Unsubscribed
+from echokernel.runtime.iopub.connections import ConnectionRegistry
 
 EVERYTHING = b""
-NOBODY_IS_LEFT = EveryoneLeft(frozenset())
+NOBODY_IS_LEFT = LastSubscriberLeft(frozenset())
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def connected(server):
 
 @pytest.fixture
 def listeners(server):
-    return Listeners("tcp://{}:{}".format(*server.getsockname()))
+    return ConnectionRegistry("tcp://{}:{}".format(*server.getsockname()))
 
 
 @pytest.fixture
 def meanings(listeners):
     told = []
-    listeners.on_leave = told.append
+    listeners.on_disconnect = told.append
     return told
 
 
@@ -51,8 +51,8 @@ def test_the_number_is_a_files_by_now(listeners, meanings, tmp_path):
     """A visitor's subscription is read when it is gone: the file is not taken for it."""
     with open(tmp_path / "file", "w") as file:
         before = lowest_free_descriptor()
-        listeners.take(Subscribed(EVERYTHING), file.fileno())
-        listeners.take(Unsubscribed(EVERYTHING), None)
+        listeners.apply(Subscribed(EVERYTHING), file.fileno())
+        listeners.apply(Unsubscribed(EVERYTHING), None)
         assert lowest_free_descriptor() == before, "a copy was left open"
     assert meanings == [NOBODY_IS_LEFT]
 
@@ -60,22 +60,22 @@ def test_the_number_is_a_files_by_now(listeners, meanings, tmp_path):
 def test_the_number_is_another_subscribers_by_now(listeners, meanings, connected):
     """That one is taken for it, and so at most until it leaves itself."""
     ours, client = connected
-    listeners.take(Subscribed(EVERYTHING), ours.fileno())
-    listeners.take(Unsubscribed(EVERYTHING), None)
-    listeners.take(Subscribed(b"kernel."), ours.fileno())
+    listeners.apply(Subscribed(EVERYTHING), ours.fileno())
+    listeners.apply(Unsubscribed(EVERYTHING), None)
+    listeners.apply(Subscribed(b"kernel."), ours.fileno())
     assert meanings == []
     client.close()
-    listeners.take(Unsubscribed(b"kernel."), None)
+    listeners.apply(Unsubscribed(b"kernel."), None)
     assert meanings == [NOBODY_IS_LEFT]
 
 
 def test_a_newcomer_is_there_after_those_who_have_gone(listeners, meanings, server, connected):
     ours, client = connected
-    listeners.take(Subscribed(EVERYTHING), ours.fileno())
+    listeners.apply(Subscribed(EVERYTHING), ours.fileno())
     client.close()
     with socket.create_connection(server.getsockname()), server.accept()[0] as newcomers:
-        listeners.take(Subscribed(EVERYTHING), newcomers.fileno())
+        listeners.apply(Subscribed(EVERYTHING), newcomers.fileno())
         assert meanings == [NOBODY_IS_LEFT]
-        listeners.take(Unsubscribed(EVERYTHING), None)  # the first one's, reported late
+        listeners.apply(Unsubscribed(EVERYTHING), None)  # the first one's, reported late
         assert meanings == [NOBODY_IS_LEFT]
-        assert listeners.subscribers.hears(b"comm-one")
+        assert listeners.subscribers.has_subscriber(b"comm-one")

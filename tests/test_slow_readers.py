@@ -10,8 +10,11 @@ import zmq
 from conftest import start_classic
 from harness import IDLE, Client, parse, receive, url
 
+from echokernel.protocol.flow_control import FlowLimits
 from echokernel.runtime.iopub.flow_control import slow_readers
-from echokernel.runtime.iopub.flow_control.missed import MISSED, Missed
+from echokernel.runtime.iopub.flow_control.missed import Missed
+
+MISSED = FlowLimits().held_messages
 
 PATIENT = 300
 """Seconds: messages are made and read by the hundred thousand, and a machine may be slow."""
@@ -25,16 +28,16 @@ MB = 1_000_000
 
 @pytest.fixture
 def kernel(context, tmp_path, start, request):
-    """A kernel that floods on demand, and a client that hears only of requests' replies.
+    """A kernel that floods on demand, and a client that receives only replies.
 
-    Its parameter is a folder here with a ``sitecustomize`` for the kernel's Python.
+    Its parameter is a list of further arguments for the kernel.
     """
     process = []
-    paths = [HERE, f"{HERE}/{request.param}"] if hasattr(request, "param") else [HERE]
+    settings = getattr(request, "param", ())
 
     def start_kernel(path, *arguments):
-        words = ("--kernel-class", "kernels:DoingKernel", *arguments)
-        process.append(start(path, *words, PYTHONPATH=os.pathsep.join(paths)))
+        words = ("--kernel-class", "kernels:DoingKernel", *settings, *arguments)
+        process.append(start(path, *words, PYTHONPATH=HERE))
 
     made = Client(context, start_classic(tmp_path, start_kernel), topics=())
     made.process = process[0]
@@ -172,7 +175,14 @@ def test_others_lose_nothing(kernel):
     assert {flood, *later} <= sleeper.idle
 
 
-@pytest.mark.parametrize("kernel", ["small_queues"], indirect=True)
+SMALL_QUEUES = (
+    "--FlowLimits.backlog_messages=10000",
+    "--FlowLimits.high_water_mark=13000",
+    "--FlowLimits.patience=9",  # a loaded machine pauses for more than three seconds
+)
+
+
+@pytest.mark.parametrize("kernel", [SMALL_QUEUES], indirect=True)
 def test_a_slow_reader_beside_one_that_does_not_read(kernel):
     """P3: it is waited for, as long as it reads, though the other's full queue is given up; also
     when a newcomer is to be welcomed meanwhile."""
@@ -208,19 +218,19 @@ def test_shutdown_while_somebody_does_not_read(kernel):
 def test_patience_is_for_others():
     """P3: a kernel that was stopped itself has not seen anybody stand still."""
     now = [0.0]
-    patience = slow_readers.Patience(lambda: now[0])
+    patience = slow_readers.Patience(3.0, lambda: now[0])
     now[0] += 3600
     assert patience.lasts()
     began = now[0]
     while patience.lasts():
         now[0] += 0.01
-    assert now[0] - began == pytest.approx(slow_readers.PATIENCE - 0.1, abs=0.02)
+    assert now[0] - began == pytest.approx(3.0 - 0.1, abs=0.02)
 
 
 def test_what_is_kept_is_bounded_status_apart():
     """P3: what there is no room for is counted as lost; status goes last."""
     lost = []
-    kept = Missed(lost.append)
+    kept = Missed(lost.append, MISSED)
     kept.append([b"busy"], "status")
     for number in range(MISSED + 2):
         kept.append([number], "comm_msg")

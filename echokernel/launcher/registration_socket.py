@@ -19,7 +19,7 @@ import zmq
 
 from ..protocol import handshake
 from ..protocol.endpoints import url
-from ..protocol.handshake import Accepted, Ignored, LauncherEnd
+from ..protocol.handshake import Accepted, Ignored, LauncherHandshake
 from ..protocol.headers import header
 from ..protocol.startup import CurveKeys, Ports
 from ..protocol.wire import JsonObject, Signer
@@ -68,7 +68,7 @@ class RegistrationSocket:
         self._log = log or logging.getLogger(__name__)
         self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
-        self._end = LauncherEnd()
+        self._end = LauncherHandshake()
         self._expected: dict[str, Expectation] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)

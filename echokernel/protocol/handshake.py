@@ -5,7 +5,7 @@ kernel's end              on the wire              launcher's end
 ========================  =======================  ============================================
 `pack_registration`       registration  ------>    `unpack_registration`
 `unpack_receipt`          <------  receipt         `pack_receipt`, `pack_refusal`
-`KernelEnd` (one launch)                           `LauncherEnd` (any number of launches)
+`KernelHandshake`                                   `LauncherHandshake`
 ========================  =======================  ============================================
 
 The *signed frame* form (messaging docs 5.6) carries one JSON object under one signature, ports
@@ -211,7 +211,7 @@ class State(Enum):
     EXPIRED = "expired"  # the deadline passed
 
 
-class Happening(Enum):
+class Event(Enum):
     """What moves a handshake."""
 
     REGISTRATION = "registration"
@@ -221,14 +221,14 @@ class Happening(Enum):
     DEADLINE = "deadline"
 
 
-TRANSITIONS: dict[tuple[State, Happening], State] = {
-    (State.OPEN, Happening.REGISTRATION): State.REGISTERED,
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.OPEN, Event.REGISTRATION): State.REGISTERED,
     # H3: whatever is invalid is ignored, and the wait goes on.
-    (State.REGISTERED, Happening.INVALID): State.REGISTERED,
-    (State.REGISTERED, Happening.RECEIPT): State.ACCEPTED,
-    (State.REGISTERED, Happening.REFUSAL): State.REFUSED,
+    (State.REGISTERED, Event.INVALID): State.REGISTERED,
+    (State.REGISTERED, Event.RECEIPT): State.ACCEPTED,
+    (State.REGISTERED, Event.REFUSAL): State.REFUSED,
     # H4: the deadline ends it.
-    (State.REGISTERED, Happening.DEADLINE): State.EXPIRED,
+    (State.REGISTERED, Event.DEADLINE): State.EXPIRED,
 }
 """(state, happening) -> next state. A pair that is not here cannot happen."""
 
@@ -236,7 +236,7 @@ FINAL = frozenset({State.ACCEPTED, State.REFUSED, State.EXPIRED})
 
 
 @dataclass
-class KernelEnd:
+class KernelHandshake:
     """The kernel's end of one handshake.
 
     ``register`` once, then ``receive`` each answer and call ``tick`` as time passes, until
@@ -259,7 +259,7 @@ class KernelEnd:
 
     def register(self, ports: Ports, header: JsonObject) -> list[bytes]:
         """Return the frames of the registration of ``ports``."""
-        self._move(Happening.REGISTRATION)
+        self._move(Event.REGISTRATION)
         registration = Registration(self.file.form, ports, self.file.kernel_id)
         return pack_registration(registration, self._signer, header)
 
@@ -269,20 +269,20 @@ class KernelEnd:
             receipt = unpack_receipt(frames, self._signer, self.file.form)
         except WireError:
             self.ignored += 1
-            self._move(Happening.INVALID)
+            self._move(Event.INVALID)
             return
         self.refusal = receipt.refusal
         # F4: a launcher that quotes its registration file must not have us print the key.
         if self.refusal and self.file.key:
             self.refusal = self.refusal.replace(self.file.key.decode(), "[the key]")
-        self._move(Happening.REFUSAL if receipt.refusal is not None else Happening.RECEIPT)
+        self._move(Event.REFUSAL if receipt.refusal is not None else Event.RECEIPT)
 
     def tick(self, now: float) -> None:
         """Let the time be ``now``."""
         if self.state is State.REGISTERED and now >= self.deadline:
-            self._move(Happening.DEADLINE)
+            self._move(Event.DEADLINE)
 
-    def _move(self, happening: Happening) -> None:
+    def _move(self, happening: Event) -> None:
         self.state = TRANSITIONS[self.state, happening]
 
 
@@ -303,7 +303,7 @@ class Ignored:
 
 
 @dataclass
-class LauncherEnd:
+class LauncherHandshake:
     """The launcher's end: any number of launches that wait for their registration.
 
     L3: whatever is not the registration of a waiting launch is `Ignored` and leaves every

@@ -55,7 +55,15 @@ class Ports:
 
     def to_keys(self) -> dict[str, int]:
         """Return ``{"shell_port": 1, ...}``."""
-        return {f"{channel}_port": port for channel, port in self}
+        return {f"{channel}_port": port for channel, port in self.items()}
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Yield (channel, port)."""
+        return ((channel, getattr(self, channel)) for channel in CHANNELS)
+
+    def values(self) -> Iterator[int]:
+        """Yield the ports."""
+        return (getattr(self, channel) for channel in CHANNELS)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Yield (channel, port)."""
@@ -153,7 +161,7 @@ class RegistrationFile(_StartupFile):
             data["connection_file"] = self.connection_file
         if self.kernel_name is not None:
             data["kernel_name"] = self.kernel_name
-        if any(port for _, port in self.preferred_ports):
+        if any(self.preferred_ports.values()):
             data["preferred_ports"] = self.preferred_ports.to_keys()
         if self.port_range is not None:
             data["port_range"] = f"{self.port_range[0]}-{self.port_range[-1]}"

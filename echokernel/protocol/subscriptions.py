@@ -1,10 +1,9 @@
-"""What an XPUB socket reports, and what it means (JEP 65).
+"""Subscriptions of IOPub: what an XPUB socket reports, and what follows from it (JEP 65).
 
-An XPUB socket hands its owner one message for each subscription and each unsubscription:
-one frame, first byte 1 (joined) or 0 (left), then the topic. A peer writes what it likes, so
-everything else is `Malformed`, and is ignored by whoever reads it.
+`parse` reads one report; `welcome` builds the answer to it; `Subscribers` knows which topics that
+concern comms have subscribers, and what it means for comms when one disconnects (C1, C4).
 
-`Subscribers` knows who is there, as far as comms need it (C1, C4).
+Source: https://github.com/jupyter/enhancement-proposals/pull/65
 """
 
 from __future__ import annotations
@@ -16,42 +15,40 @@ from dataclasses import dataclass, field
 from .wire import DELIMITER, JsonObject, Message
 
 WELCOME = "iopub_welcome"
-"""``msg_type`` of the welcome."""
 
 COMM = b"comm-"
-"""Comm messages go out on the topic ``comm-<comm_id>``."""
+"""Comm messages are published on the topic ``comm-<comm_id>``."""
 
 PRESENCE = b"session."
-"""C4 (ours): who subscribes to ``session.<session id>`` says who it is."""
+"""C4 (ours): a client identifies itself by subscribing to ``session.<session id>``."""
 
 
 @dataclass(frozen=True)
 class Subscribed:
-    """Somebody joined ``topic``; ``b""`` is everything."""
+    """A peer subscribed to ``topic``; ``b""`` is every topic."""
 
     topic: bytes
 
 
 @dataclass(frozen=True)
 class Unsubscribed:
-    """A subscriber of ``topic`` left."""
+    """A peer unsubscribed from ``topic``, or disconnected."""
 
     topic: bytes
 
 
 @dataclass(frozen=True)
 class Malformed:
-    """A peer sent something that is no subscription; ``why`` in words."""
+    """A peer sent a frame that is not a subscription; ``reason`` in words."""
 
-    why: str
+    reason: str
 
 
 Event = Subscribed | Unsubscribed | Malformed
 
 
 def parse(frames: Sequence[bytes]) -> Event:
-    """Read one message that was received from an XPUB socket."""
-    # W3: empty frames, another first byte and several frames are nobody's subscription.
+    """Parse one message that was received from an XPUB socket (W3)."""
     if len(frames) != 1:
         return Malformed(f"{len(frames)} frames instead of one")
     frame = frames[0]
@@ -65,27 +62,27 @@ def parse(frames: Sequence[bytes]) -> Event:
 
 
 def welcome_content(event: Event) -> JsonObject | None:
-    """Return the content of the welcome that ``event`` asks for; None if it asks for none."""
+    """Return the content of the welcome that answers ``event``; None if it gets no welcome."""
     if not isinstance(event, Subscribed):
-        # W4: an unsubscribe sends nothing.
+        # W4: an unsubscribe is not answered.
         return None
     if event.topic == DELIMITER:
-        # Ours: as first frame it would be taken for the delimiter by everybody who subscribes
-        # to everything; any stranger could break their parsing.
+        # Ours: every subscriber of the empty topic would take this first frame for the delimiter,
+        # so an unauthenticated peer could break the messages that others receive.
         return None
     try:
         return {"subscription": event.topic.decode("utf-8")}
     except UnicodeDecodeError:
-        # W3: a topic that is not UTF-8 cannot be named in JSON: no welcome.
+        # W3: JSON cannot name a topic that is not UTF-8.
         return None
 
 
 def welcome(event: Subscribed, content: JsonObject, header: JsonObject) -> Message:
-    """Build the welcome for ``event``.
+    """Build the welcome for ``event`` (W2).
 
-    W2: the first frame is the topic itself, so that exactly the topic's subscribers get it; for
-    the empty topic there is none. ``parent_header`` is ``{}``: a JSON null there crashes
-    jupyter_console on the first message it sees.
+    Its first frame is the topic itself, so that exactly the topic's subscribers receive it; the
+    empty topic has no such frame. ``parent_header`` is ``{}``: jupyter_console 6.6 ends at the
+    first message whose ``parent_header`` is null.
     """
     return Message(
         header=header,
@@ -96,129 +93,136 @@ def welcome(event: Subscribed, content: JsonObject, header: JsonObject) -> Messa
 
 
 @dataclass(frozen=True)
-class SessionLeft:
-    """C4: a session's presence topic has lost its last subscriber."""
+class SessionDisconnected:
+    """The presence topic of ``session`` has lost its last subscriber (C4)."""
 
     session: str
 
 
 @dataclass(frozen=True)
-class EveryoneLeft:
-    """C1: a topic by which comms could be heard has lost its last subscriber.
+class LastSubscriberLeft:
+    """A topic on which comm messages are received has lost its last subscriber (C1).
 
-    ``heard``: the topics by which some can still be heard.
+    ``remaining``: the topics of that kind that still have subscribers.
     """
 
-    heard: frozenset[bytes]
+    remaining: frozenset[bytes]
 
     def concerns(self, topic: bytes) -> bool:
-        """Tell whether nobody was left to hear what goes out on ``topic``."""
-        return not _reaches(self.heard, topic)
+        """Return True if a message published on ``topic`` reaches no subscriber any more."""
+        return not _reaches(self.remaining, topic)
 
 
 @dataclass
-class _There:
-    """Who listens to one topic: connections by name, and how many nobody can name."""
+class _TopicSubscribers:
+    """The subscribers of one topic: connections, and a count of those that have no name."""
 
-    named: dict[Hashable, None] = field(default_factory=dict)  # in the order of their joining
-    nameless: int = 0
+    named: dict[Hashable, None] = field(default_factory=dict)  # in the order of subscription
+    unnamed: int = 0
 
     def remove(self, connection: Hashable | None) -> None:
         if connection is not None:
             self.named.pop(connection, None)
-        elif self.nameless:
-            self.nameless -= 1
+        elif self.unnamed:
+            self.unnamed -= 1
 
 
 class Subscribers:
-    """Who listens, to the topics that matter to comms: presence, and those that comms reach.
+    """The subscribers of the topics that concern comms: presence topics and comm topics.
 
-    A connection is whatever names one to the caller; None where it cannot be named. One thread
-    writes; any thread may ask `hears` and `is_present`.
+    A connection is any hashable object that identifies one to the caller; None where a connection
+    cannot be identified. One thread writes; any thread may call `has_subscriber` and `is_present`.
     """
 
     def __init__(self) -> None:
-        self._there: dict[bytes, _There] = {}
+        self._topics: dict[bytes, _TopicSubscribers] = {}
         self._comm_topics: set[bytes] = set()
 
-    def joined(self, topic: bytes, connection: Hashable | None) -> None:
-        """Take note of a subscription; the same one again changes nothing."""
-        if not matters(topic):
+    def add(self, topic: bytes, connection: Hashable | None) -> None:
+        """Apply a subscription; a repeated one changes nothing."""
+        if not is_comm_topic(topic):
             return
-        there = self._there.setdefault(topic, _There())
+        subscribers = self._topics.setdefault(topic, _TopicSubscribers())
         if connection is None:
-            there.nameless += 1
+            subscribers.unnamed += 1
         else:
-            there.named[connection] = None
-        if _hears_comms(topic):
+            subscribers.named[connection] = None
+        if _receives_comms(topic):
             self._comm_topics.add(topic)
 
-    def left(
+    def remove(
         self, topic: bytes, connection: Hashable | None = None
-    ) -> list[SessionLeft | EveryoneLeft]:
-        """Take note of an unsubscription; return what it means for comms.
+    ) -> list[SessionDisconnected | LastSubscriberLeft]:
+        """Apply an unsubscription; return the consequences for comms.
 
-        Nobody can send others away: a peer may unsubscribe what it has never subscribed to, and
-        libzmq reports it. Only the leave of a connection that is there counts.
+        No peer can end the subscriptions of others: libzmq also reports an unsubscription of a
+        topic to which the peer never subscribed. Only that of a subscribed connection counts.
         """
-        there = self._there.get(topic)
-        if there is None:
+        subscribers = self._topics.get(topic)
+        if subscribers is None:
             return []
-        there.remove(connection)
-        return self._without([topic])
+        subscribers.remove(connection)
+        return self._drop_empty([topic])
 
-    def gone(self, connections: AbstractSet[Hashable]) -> list[SessionLeft | EveryoneLeft]:
-        """Take note that connections have ended; return what it means for comms."""
-        concerned = [
-            topic for topic, there in self._there.items() if not connections.isdisjoint(there.named)
+    def remove_connections(
+        self, connections: AbstractSet[Hashable]
+    ) -> list[SessionDisconnected | LastSubscriberLeft]:
+        """Apply the end of connections; return the consequences for comms."""
+        topics = [
+            topic
+            for topic, subscribers in self._topics.items()
+            if not connections.isdisjoint(subscribers.named)
         ]
-        for topic in concerned:
-            for connection in connections:
-                self._there[topic].named.pop(connection, None)
-        return self._without(concerned)
-
-    def _without(self, topics: Sequence[bytes]) -> list[SessionLeft | EveryoneLeft]:
-        """Forget those of ``topics`` that nobody listens to any more."""
-        sessions: list[SessionLeft | EveryoneLeft] = []
-        comms_were_heard = len(self._comm_topics)
         for topic in topics:
-            there = self._there[topic]
-            if there.named or there.nameless:
+            for connection in connections:
+                self._topics[topic].named.pop(connection, None)
+        return self._drop_empty(topics)
+
+    def _drop_empty(
+        self, topics: Sequence[bytes]
+    ) -> list[SessionDisconnected | LastSubscriberLeft]:
+        """Remove those of ``topics`` that have no subscriber any more."""
+        sessions: list[SessionDisconnected | LastSubscriberLeft] = []
+        comm_topics_before = len(self._comm_topics)
+        for topic in topics:
+            subscribers = self._topics[topic]
+            if subscribers.named or subscribers.unnamed:
                 continue
-            del self._there[topic]
+            del self._topics[topic]
             if topic in self._comm_topics:
                 self._comm_topics.discard(topic)
             else:
-                sessions.append(SessionLeft(topic[len(PRESENCE) :].decode("utf-8", "replace")))
-        if len(self._comm_topics) == comms_were_heard:
+                session = topic[len(PRESENCE) :].decode("utf-8", "replace")
+                sessions.append(SessionDisconnected(session))
+        if len(self._comm_topics) == comm_topics_before:
             return sessions
-        return [EveryoneLeft(frozenset(self._comm_topics)), *sessions]
+        return [LastSubscriberLeft(frozenset(self._comm_topics)), *sessions]
 
     def has(self, topic: bytes) -> bool:
-        """Tell whether somebody listens to ``topic`` itself, one that matters."""
-        return topic in self._there
+        """Return True if exactly ``topic``, one that concerns comms, has a subscriber."""
+        return topic in self._topics
 
-    def hears(self, topic: bytes) -> bool:
-        """Tell whether somebody hears what goes out on ``topic``, a comm's."""
+    def has_subscriber(self, topic: bytes) -> bool:
+        """Return True if a message on ``topic``, a comm's, reaches a subscriber."""
         return _reaches(self._comm_topics, topic)
 
     def is_present(self, session: str) -> bool:
-        """Tell whether somebody listens to the presence topic of ``session``."""
-        return PRESENCE + session.encode("utf-8", "replace") in self._there
+        """Return True if the presence topic of ``session`` has a subscriber."""
+        return PRESENCE + session.encode("utf-8", "replace") in self._topics
 
 
-def matters(topic: bytes) -> bool:
-    """Tell whether it matters to comms who listens to ``topic``."""
-    return _hears_comms(topic) or topic.startswith(PRESENCE)
+def is_comm_topic(topic: bytes) -> bool:
+    """Return True if a subscription to ``topic`` concerns comms."""
+    return _receives_comms(topic) or topic.startswith(PRESENCE)
 
 
-def _hears_comms(topic: bytes) -> bool:
+def _receives_comms(topic: bytes) -> bool:
     return COMM.startswith(topic) or topic.startswith(COMM)
 
 
 def _reaches(subscriptions: Collection[bytes], topic: bytes) -> bool:
-    """Tell whether one of ``subscriptions`` is how ``topic`` begins."""
-    # The first line is for ten thousand comms at once.
+    """Return True if ``topic`` starts with one of ``subscriptions``."""
+    # The first condition makes this cheap for ten thousand comms without a subscriber.
     return bool(subscriptions) and any(
         topic[:length] in subscriptions for length in range(len(topic) + 1)
     )

@@ -111,6 +111,23 @@ def split(frames: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
     return frames[:at], frames[at + 1 :]
 
 
+HEADER, PARENT_HEADER, METADATA, CONTENT = 2, 3, 4, 5
+"""Where the JSON parts of a message are, counted from the delimiter."""
+
+
+def peek(frames: Sequence[Any], part: int) -> JsonObject:
+    """Return one JSON part of a message that has not been verified; ``{}`` if it has none.
+
+    Args:
+        part: `HEADER`, `PARENT_HEADER`, `METADATA` or `CONTENT`.
+    """
+    try:
+        value = json.loads(bytes(frames[list(frames).index(DELIMITER) + part]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 @dataclass
 class Message:
     """One Jupyter message; the four dicts are JSON objects, ``buffers`` raw bytes."""

@@ -2,8 +2,8 @@
 
 `KernelApp.run` is the order of things. It binds before it imports: ipykernel takes four times as
 long to load as the sockets take to answer, so the launcher has the ports while the language
-loads. The price: a kernel class that cannot be imported is found out only after the launcher has
-been told. The app owns the event loop, the process's signals and what must be cleaned up.
+loads. The price: a kernel class that cannot be imported is noticed only after the registration.
+The app owns the event loop, the process's signals and the files that must be cleaned up.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from typing import Any
 import zmq
 
 from .. import connection_files
-from ..connection_files import Leftovers, runtime_dir
+from ..connection_files import CleanupFiles, runtime_dir
 from ..protocol import startup
 from ..protocol.errors import ConnectionFileError, EchoKernelError, StartupFileError
 from ..protocol.startup import ConnectionFile, RegistrationFile, StartupFile
 from ..protocol.wire import Signer
-from . import registration, sockets
+from . import sockets
+from .attachments import Attachments
+from .iopub.messages import PublisherMessages
 from .iopub.publisher import IOPub
-from .lazy_imports import postpone
-from .options import Options, parse_command_line
+from .lazy_imports import install_lazy_packages
+from .options import Options, parse_command_line, program_name
 from .parent_watch import parent_pid, watch_parent
-from .sockets import Channels
-
-DEFAULT_KERNEL = "echokernel.kernel:EchoKernel"
+from .registration import KernelRegistration
+from .sockets import Channels, SocketSettings
 
 EXIT_BAD_FILE = 2
 EXIT_FAILED = 1
@@ -45,20 +46,27 @@ EXIT_FAILED = 1
 log = logging.getLogger("echokernel")
 
 
-def launch(kernel_class: str | type = DEFAULT_KERNEL, argv: Sequence[str] | None = None) -> int:
+def run_kernel(
+    kernel_class: str | type,
+    argv: Sequence[str] | None = None,
+    attachments: Attachments | None = None,
+    **command_line: Any,
+) -> int:
     """Run a kernel until it is shut down; return the exit status.
 
     Args:
-        kernel_class: an ``ipykernel.kernelbase.Kernel``, or where it is: ``"package.module:Name"``
+        kernel_class: an ``ipykernel.kernelbase.Kernel``, or its name ``"package.module:Name"``
             (better: it is imported after the sockets answer).
         argv: command line without the program's name; None: this process's.
+        attachments: what is attached to the core; None: nothing.
+        command_line: see `options.parse_command_line`.
     """
-    options = parse_command_line(argv, kernel_class)
+    options = parse_command_line(argv, kernel_class, **command_line)
     _log_to_stderr(options.log_level)
     try:
-        KernelApp(options).run()
+        KernelApp(options, attachments or Attachments()).run()
     except EchoKernelError as error:
-        print(f"echokernel: {error}", file=sys.__stderr__)
+        print(f"{program_name()}: {error}", file=sys.__stderr__)
         return EXIT_BAD_FILE if isinstance(error, StartupFileError) else EXIT_FAILED
     return 0
 
@@ -66,12 +74,12 @@ def launch(kernel_class: str | type = DEFAULT_KERNEL, argv: Sequence[str] | None
 class KernelApp:
     """One kernel's process."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, attachments: Attachments) -> None:
         self.options = options
-        self.leftovers = Leftovers()
+        self.attachments = attachments
+        self.files = CleanupFiles()
         self.session_id = uuid.uuid4().hex
         self.ident = str(uuid.uuid4())
-        self.topic = f"kernel.{self.ident}"
         self.ending_signals: list[int] = []
 
     def run(self) -> None:
@@ -81,36 +89,42 @@ class KernelApp:
             EchoKernelError: the kernel cannot start; nothing is left behind.
         """
         with ExitStack() as at_exit:
-            at_exit.callback(self.leftovers.remove)
+            at_exit.callback(self.files.remove)
             self._take_signals()
             file = self._read_startup_file()
             # H7: also while we wait for the receipt.
-            watch_parent(parent_pid(os.environ, log), self.leftovers.remove)
+            watch_parent(parent_pid(os.environ, log), self.files.remove)
             target = self._connection_file_to_write(file)
 
-            # H1: all five sockets are bound, heartbeat and IOPub answer, before anybody hears.
-            bound = sockets.bind(
-                file,
-                port_range=self.options.port_range,
-                bind_ip=self.options.ip,
-                keepalive=self.options.iopub_keepalive,
-            )
+            # H1: all five sockets are bound, heartbeat and IOPub answer, before the registration.
+            bound = sockets.bind(file, self._socket_settings())
             at_exit.callback(bound.close)
             for path in bound.ipc_paths():
-                self.leftovers.add(path)
+                self.files.add(path)
             _beat(bound.heartbeat)
-            signer = Signer(file.key, file.signature_scheme)
-            iopub = IOPub(bound.iopub, signer, self.session_id, self.topic, log)
+            messages = PublisherMessages(
+                Signer(file.key, file.signature_scheme), self.session_id, f"kernel.{self.ident}"
+            )
+            iopub = IOPub(bound.iopub, messages, self.attachments.outlet, self.options.flow_limits)
             iopub.start()
             at_exit.callback(iopub.stop)
 
             kernel_class = self._register(file, bound)
             if target is not None:
-                # H6: only now, when the launcher has agreed, can others attach.
+                # H6: other clients can attach only now, after the receipt.
                 _write_connection_file(target, self._connection(file, bound))
             if not self.options.startup_file:
-                _tell_how_to_attach(Path(file.path))
+                _print_how_to_attach(Path(file.path))
             self._serve(kernel_class, file, target or Path(file.path), bound, iopub)
+
+    def _socket_settings(self) -> SocketSettings:
+        options = self.options
+        return SocketSettings(
+            port_range=options.port_range,
+            bind_ip=options.ip,
+            keepalive=options.iopub_keepalive,
+            limits=options.flow_limits,
+        )
 
     # --- the steps, in order ------------------------------------------------------------------
 
@@ -127,7 +141,7 @@ class KernelApp:
 
     def _end_by_signal(self, number: int, frame: object) -> None:
         """Remove the files, then die as the signal wants: user code cannot swallow that."""
-        self.leftovers.remove()
+        self.files.remove()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
@@ -137,7 +151,7 @@ class KernelApp:
         file = connection_files.read_startup_file(self.options.startup_file)
         if isinstance(file, RegistrationFile):
             # H4: no use without the receipt; with it, the file is the launcher's to remove.
-            self.leftovers.add(file.path)
+            self.files.add(file.path)
         if not file.key:
             log.warning("the key is empty: anybody who reaches a port can run code")  # F4
         return file
@@ -158,7 +172,7 @@ class KernelApp:
         if isinstance(file, RegistrationFile):
             named = file.connection_file
             path = Path(named) if named else runtime_dir() / f"kernel-{os.getpid()}.json"
-        elif all(port for _, port in file.ports):
+        elif all(file.ports.values()):
             return None
         else:
             path = Path(file.path)  # F5: a file with ports 0 is rewritten with the real ones
@@ -167,18 +181,18 @@ class KernelApp:
         except OSError as error:
             raise ConnectionFileError(str(path), error.strerror or str(error)) from None
         if isinstance(file, RegistrationFile) or not self.options.startup_file:
-            self.leftovers.add(path)  # our own; a file that -f named is the launcher's
+            self.files.add(path)  # our own; a file that -f named is the launcher's
         return path
 
     def _register(self, file: StartupFile, bound: Channels) -> type[Any]:
         """Register where the file says so; load the language meanwhile, and return it."""
         if not isinstance(file, RegistrationFile):
-            return load(self.options.kernel_class)
+            return import_kernel_class(self.options.kernel_class)
         timeout = self.options.handshake_timeout
-        with registration.Registering(file, bound.ports, timeout) as registering:
-            kernel_class = load(self.options.kernel_class)  # while the launcher answers
-            registering.await_receipt()
-        self.leftovers.keep(file.path)
+        with KernelRegistration(file, bound.ports, timeout) as registration:
+            kernel_class = import_kernel_class(self.options.kernel_class)  # while it answers
+            registration.await_receipt()
+        self.files.discard(file.path)
         return kernel_class
 
     def _connection(self, file: StartupFile, bound: Channels) -> ConnectionFile:
@@ -207,14 +221,15 @@ class KernelApp:
         bound: Channels,
         iopub: IOPub,
     ) -> None:
-        """Make the kernel and answer until it is told to shut down."""
-        from . import serving  # imports ipykernel, as does this:
+        """Make the kernel and answer requests until it is shut down."""
+        from . import main_loop  # imports ipykernel; so does the next line
         from .session import Session
 
-        if self.options.switch_interval is not None:
-            sys.setswitchinterval(self.options.switch_interval)
-        config = serving.kernel_config(self.options.config)
-        config.IPKernelApp.connection_file = str(connection_file)  # where authors look for it
+        options = self.options
+        if options.switch_interval is not None:
+            sys.setswitchinterval(options.switch_interval)
+        config = main_loop.kernel_config(options.config)
+        config.IPKernelApp.connection_file = str(connection_file)  # authors read it there
         session = Session(
             session=self.session_id,
             key=file.key,
@@ -222,22 +237,23 @@ class KernelApp:
             username="kernel",
             config=config,
         )
-        facts = {"config": config, "log": log, "ident": self.ident}
+        kernel_traits = {"config": config, "log": log, "ident": self.ident}
         for name in ("comm_grace_period", "comm_lifecycle"):
-            if (said := getattr(self.options, name)) is not None:
-                facts[name] = said  # else the trait's, which settings can change
-        serving.serve(
+            if (value := getattr(options, name)) is not None:
+                kernel_traits[name] = value  # otherwise the trait's, which settings can change
+        main_loop.serve(
             kernel_class,
-            facts,
+            kernel_traits,
             session,
             bound,
             iopub,
+            options,
+            self.attachments,
             self.ending_signals,
-            capture_output=self.options.capture_fd_output,
         )
 
 
-def load(kernel_class: str | type) -> type[Any]:
+def import_kernel_class(kernel_class: str | type) -> type[Any]:
     """Return the class that ``"package.module:Name"`` (or ``package.module.Name``) names.
 
     Raises:
@@ -245,7 +261,7 @@ def load(kernel_class: str | type) -> type[Any]:
     """
     if not isinstance(kernel_class, str):
         return kernel_class
-    postpone()
+    install_lazy_packages()
     module, _, name = kernel_class.replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -265,7 +281,7 @@ def _write_connection_file(path: Path, connection: ConnectionFile) -> None:
         raise ConnectionFileError(str(path), error.strerror or str(error)) from None
 
 
-def _tell_how_to_attach(path: Path) -> None:
+def _print_how_to_attach(path: Path) -> None:
     print(
         f"Connection file: {path}\n"
         f"To attach: jupyter console --existing {path.name}\n"
@@ -299,7 +315,7 @@ def _log_to_stderr(level: str) -> None:
         stderr = open(copy, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 (stays)
         faulthandler.enable(stderr)  # a crash says there where it happened
     handler = logging.StreamHandler(stderr)
-    handler.setFormatter(logging.Formatter("[echokernel] %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter(f"[{program_name()}] %(levelname)s %(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(level)
     log.propagate = False

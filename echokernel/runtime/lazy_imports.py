@@ -21,22 +21,22 @@ _lock = threading.RLock()
 _loading: set[str] = set()
 
 
-def postpone(packages: Sequence[str] = BIG) -> None:
+def install_lazy_packages(packages: Sequence[str] = BIG) -> None:
     """Let those of ``packages`` that are installed, and not loaded yet, load when they are used."""
     for name in packages:
         spec = None if name in sys.modules else find_spec(name)
         if spec is not None:
             package = module_from_spec(spec)
-            package.__class__ = _Postponed
+            package.__class__ = _LazyPackage
             sys.modules[name] = package
 
 
-class _Postponed(ModuleType):
+class _LazyPackage(ModuleType):
     """A package whose ``__init__`` has not run."""
 
     def __getattr__(self, name: str) -> Any:
         with _lock:  # another thread that comes while it loads waits until all is there
-            if isinstance(self, _Postponed) and self.__name__ not in _loading:
+            if isinstance(self, _LazyPackage) and self.__name__ not in _loading:
                 _loading.add(self.__name__)
                 assert self.__spec__ is not None
                 assert self.__spec__.loader is not None

@@ -1,12 +1,15 @@
-"""The command line that starts a kernel."""
+"""The command line that starts a kernel, and the name under which it reports errors."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from .. import __version__
+from ..protocol import flow_control
+from ..protocol.flow_control import FlowLimits
 from ..protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
 from .sockets import Keepalive, keepalive
@@ -14,7 +17,7 @@ from .sockets import Keepalive, keepalive
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The parsed command line; names and meanings are those of ``--help``."""
 
     startup_file: str | None
     kernel_class: str | type
@@ -27,16 +30,34 @@ class Options:
     iopub_keepalive: Keepalive | None
     comm_grace_period: float | None
     comm_lifecycle: bool | None
+    flow_limits: FlowLimits
     config: list[str]
 
 
-def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> Options:
-    """Read the command line; one that is wrong ends the process with status 2."""
+def program_name() -> str:
+    """Return the name of the running program: the package of ``python -m``, or the script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+
+
+def parse_command_line(
+    argv: Sequence[str] | None,
+    kernel_class: str | type,
+    version: str | None = None,
+    epilog: str = "",
+) -> Options:
+    """Parse the command line; a wrong one ends the process with status 2.
+
+    Args:
+        argv: without the program's name; None: this process's.
+        kernel_class: the default of ``--kernel-class``.
+        version: printed by ``--version``; None: there is no such option.
+        epilog: the last lines of ``--help``.
+    """
     parser = argparse.ArgumentParser(
-        prog="echokernel",
-        description="Start a kernel; without -f by hand, with a connection file of its own.",
-        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me."
-        " Other commands, each with --help: echokernel doctor, install, stress.",
+        prog=program_name(),
+        description="Start a kernel. Without -f it runs by hand, with its own connection file.",
+        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me." + epilog,
         allow_abbrev=False,
     )
     parser.add_argument("-f", dest="startup_file", metavar="FILE",
@@ -68,12 +89,18 @@ def parse_command_line(argv: Sequence[str] | None, kernel_class: str | type) -> 
     parser.add_argument("--comm-lifecycle", default=None, action=argparse.BooleanOptionalAction,
                         help="let comms and their requests end when nobody listens any"
                         " more")  # fmt: skip
-    parser.add_argument("--version", action="version", version=__version__)
+    if version is not None:
+        parser.add_argument("--version", action="version", version=version)
     known, config = parser.parse_known_args(argv)
-    for word in config:
-        if not (word.startswith("--") and "." in word and "=" in word):
-            parser.error(f"unrecognized argument: {word} (settings: --Class.name=value)")
-    return Options(config=config, **vars(known))
+    for argument in config:
+        if not (argument.startswith("--") and "." in argument and "=" in argument):
+            parser.error(f"unrecognized argument: {argument} (settings: --Class.name=value)")
+    try:
+        limits = flow_control.parse_settings([a for a in config if flow_control.is_setting(a)])
+    except ValueError as error:
+        parser.error(str(error))
+    config = [argument for argument in config if not flow_control.is_setting(argument)]
+    return Options(flow_limits=limits, config=config, **vars(known))
 
 
 def _grace(text: str) -> float:

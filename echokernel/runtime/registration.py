@@ -16,7 +16,7 @@ import zmq
 from ..protocol import handshake
 from ..protocol.endpoints import url
 from ..protocol.errors import HandshakeError, RegistrationRefused, RegistrationTimeout
-from ..protocol.handshake import KernelEnd, State
+from ..protocol.handshake import KernelHandshake, State
 from ..protocol.headers import header
 from ..protocol.startup import Ports, RegistrationFile
 
@@ -37,7 +37,7 @@ _ENCRYPTION_FAILED = (
 )
 
 
-class Registering:
+class KernelRegistration:
     """One kernel's registration: sent by ``__enter__``, completed by `await_receipt`.
 
     The two are apart so that a kernel can load its language while the launcher answers.
@@ -53,7 +53,7 @@ class Registering:
     ) -> None:
         self.address = url(file.transport, file.registration_ip, file.registration_port)
         self._timeout = timeout
-        self._end = KernelEnd(file, deadline=time.monotonic() + timeout)
+        self._end = KernelHandshake(file, deadline=time.monotonic() + timeout)
         self._ports = ports
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         # DEALER for both forms: a REQ, which the handshake request is sent from, would take
@@ -71,7 +71,7 @@ class Registering:
             self._socket.curve_publickey = file.curve.publickey
             self._socket.curve_secretkey = file.curve.secretkey
 
-    def __enter__(self) -> Registering:
+    def __enter__(self) -> KernelRegistration:
         try:
             self._socket.connect(self.address)
         except zmq.ZMQError as error:

@@ -1,9 +1,9 @@
 """jupyter_client's Session at a fraction of its cost: the same interface, the same messages.
 
-One execute is one message read and five sent, so what can be known before is made before: the
-text of a header but for its number and its date, the state of the HMAC behind its key, the JSON
-encoder. A parent's header goes out as the very bytes that came in. What is unusual (another
-packer, a message made elsewhere, buffers) is left to jupyter_client.
+One execute request means one message read and five sent. Everything that is known before is made
+once: the text of a header except its number and date, the state of the HMAC after the key, the JSON
+encoder. A parent header is sent as the very bytes that were received. Unusual messages (another
+packer, a message made elsewhere, buffers) are left to jupyter_client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from traitlets import observe
 from ..protocol.errors import MalformedMessage
 from ..protocol.wire import DELIMITER, PROTOCOL_VERSION, Signer, unpack_message
 
-COPIED = 64 * 1024
+COPY_LIMIT = 64 * 1024
 """Bytes up to which it is cheaper to copy a frame than to share it with ZeroMQ's thread."""
 
 _encode = json.JSONEncoder(
@@ -36,7 +36,7 @@ _encode = json.JSONEncoder(
 
 
 def pack(value: Any) -> bytes:
-    """Encode as compact JSON; what JSON lacks is cleaned as jupyter_client does it."""
+    """Encode as compact JSON; values that JSON lacks are converted as in jupyter_client."""
     try:
         return _encode(value).encode("utf-8", "surrogateescape")
     except (TypeError, ValueError):
@@ -45,9 +45,9 @@ def pack(value: Any) -> bytes:
 
 
 class ReceivedHeader(dict[str, Any]):
-    """The header of a received message, and the frame that it came in.
+    """The header of a received message, and its frame.
 
-    Answers carry that frame as their parent header; a change of the dict does not reach it.
+    Replies carry that frame as their parent header; a change of the dict does not change it.
     """
 
     __slots__ = ("frame",)
@@ -62,8 +62,7 @@ class Session(ClientSession):
 
     def __init__(self, **traits: Any) -> None:
         self._numbers = itertools.count()
-        self._seen: set[bytes] = set()
-        self._seen_in_order: collections.deque[bytes] = collections.deque()
+        self._replays = _ReplayFilter()
         super().__init__(**traits)
         if self.pack is json_packer:
             self.pack = pack
@@ -72,16 +71,16 @@ class Session(ClientSession):
     @observe("key", "signature_scheme", "session", "username", "pid", "check_pid", "metadata",
              "adapt_version", "debug", "digest_history_size")  # fmt: skip
     def _changed(self, change: Any) -> None:
-        # While the constructor runs, not everything is there yet; it prepares at its end.
+        # The constructor sets these before everything exists; it prepares at its end.
         if hasattr(self, "_signer"):
             self._prepare()
 
     def _prepare(self) -> None:
-        """Make what every message needs: reading a trait costs as much as signing a message."""
+        """Read the traits that every message needs; reading one costs as much as signing."""
         self._signer = Signer(self.key, self.signature_scheme)
         self._own_pid = self.pid if self.check_pid else None
         self._usual = not (self.metadata or self.adapt_version or self.debug)
-        self._remembered = self.digest_history_size
+        self._replays.limit = self.digest_history_size
         self._pack = self.pack
         self._header_ends: dict[str, str] = {}
         self._id_prefix = f"{self.session}_{self.pid}_"
@@ -91,17 +90,17 @@ class Session(ClientSession):
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, frames: Sequence[bytes]) -> tuple[list[bytes], dict[str, Any]]:
-        """Return (identities, message) of a received message that is genuine (K4).
+        """Return (identities, message) of a received message, verified (K4).
 
         Raises:
-            WireError: no message, not signed with our key, or one that came before.
+            WireError: ``frames`` is not a message, is not signed with the key, or is a replay.
         """
         message = unpack_message(frames, self._signer)
         at = len(message.identities) + 1
         if self._signer.keyed:
-            self._refuse_replay(frames[at])
+            self._replays.check(frames[at])
         header = ReceivedHeader(message.header, frames[at + 1])
-        found = {
+        unpacked = {
             "header": header,
             "msg_id": header["msg_id"],
             "msg_type": header["msg_type"],
@@ -112,17 +111,8 @@ class Session(ClientSession):
         }
         version = header.get("version")
         if not (isinstance(version, str) and version.startswith("5.")):
-            found = _adapted(found)
-        return message.identities, found
-
-    def _refuse_replay(self, signature: bytes) -> None:
-        """Remember a verified signature. Raises MalformedMessage if it came before."""
-        if signature in self._seen:
-            raise MalformedMessage("it came before (same signature)")
-        self._seen.add(signature)
-        self._seen_in_order.append(signature)
-        if len(self._seen_in_order) > self._remembered:
-            self._seen.discard(self._seen_in_order.popleft())
+            unpacked = _adapted(unpacked)
+        return message.identities, unpacked
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -143,11 +133,11 @@ class Session(ClientSession):
         }
 
     def _packed_header(self, msg_type: str, number: int, date: str) -> bytes:
-        """Return `_header`, packed; only the number and the date are new each time."""
+        """Return `_header`, packed; only the number and the date differ each time."""
         end = self._header_ends.get(msg_type)
         if end is None:
             rest = {"msg_type": msg_type, **self._sender, "version": PROTOCOL_VERSION, "date": ""}
-            # Without the brace that the start has, and the quote and brace behind the date.
+            # Without the brace of the start, and the quote and brace after the date.
             end = self._header_ends[msg_type] = f'",{_encode(rest)[1:-2]}'
         return f'{self._header_start}{number}{end}{date}"}}'.encode()
 
@@ -166,7 +156,7 @@ class Session(ClientSession):
         header: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """As jupyter_client's; ``content`` in bytes is packed already."""
+        """Send as jupyter_client does; ``content`` of type bytes is packed already."""
         if (
             not self._usual
             or type(msg_or_type) is not str
@@ -176,9 +166,9 @@ class Session(ClientSession):
             or header
             or self._own_pid not in (None, os.getpid())
         ):
-            unpacked: Any = content
+            any_content: Any = content
             return super().send(
-                stream, msg_or_type, unpacked, parent, ident, buffers, track, header, metadata
+                stream, msg_or_type, any_content, parent, ident, buffers, track, header, metadata
             )
         parent_header = extract_header(parent) if parent else {}
         number, date = next(self._numbers), _now()
@@ -194,7 +184,7 @@ class Session(ClientSession):
         if stream:
             stream.send_multipart(
                 [*identities, DELIMITER, self._signer.sign(parts), *parts],
-                copy=len(parts[3]) < COPIED,
+                copy=len(parts[3]) < COPY_LIMIT,
             )
         header = self._header(msg_or_type, number, date)
         return {
@@ -208,17 +198,35 @@ class Session(ClientSession):
         }
 
 
+class _ReplayFilter:
+    """Remembers the signatures of received messages, up to ``limit``."""
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self._seen: set[bytes] = set()
+        self._in_order: collections.deque[bytes] = collections.deque()
+
+    def check(self, signature: bytes) -> None:
+        """Remember a verified signature. Raises MalformedMessage if it was received before."""
+        if signature in self._seen:
+            raise MalformedMessage("a replay: its signature was received before")
+        self._seen.add(signature)
+        self._in_order.append(signature)
+        if len(self._in_order) > self.limit:
+            self._seen.discard(self._in_order.popleft())
+
+
 def _adapted(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message of an older protocol as one of today's."""
+    """Return a message of an older protocol in the current form."""
     try:
         adapted: dict[str, Any] = adapt(message)
-    except Exception as error:  # a stranger's bytes, read by rules that nobody uses any more
+    except Exception as error:  # any bytes of a peer, by rules of protocols before 5.0
         raise MalformedMessage(f"cannot be adapted from an older protocol: {error}") from error
     return adapted
 
 
 def _now() -> str:
-    """Return the time in ISO 8601, UTC, to the microsecond; a quarter of what datetime takes."""
+    """Return the time in ISO 8601, UTC, in microseconds; in a quarter of datetime's time."""
     seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     return f"{_second(seconds)}.{microseconds:06}Z"
 

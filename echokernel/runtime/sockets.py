@@ -1,7 +1,9 @@
-"""The kernel's five sockets: bound on port 0 or as told, each ZeroMQ option once, with its reason.
+"""The kernel's five sockets: bound, each ZeroMQ option set once, with its reason.
 
-Nothing here reads or writes a message. Binding to port 0 and reading the endpoint back is what
-makes a start free of races (H1): there is no moment between choosing a port and holding it.
+Nothing here sends or receives a message. Binding to port 0 and reading the endpoint makes a start
+free of races (H1): there is no moment between choosing a port and holding it.
+
+The options are described in https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html
 """
 
 from __future__ import annotations
@@ -10,45 +12,36 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import zmq
 
 from ..protocol.endpoints import IPV4_ANY, is_loopback, url
 from ..protocol.errors import BindError
-from ..protocol.startup import (
-    LOOPBACK,
-    ConnectionFile,
-    CurveKeys,
-    Ports,
-    RegistrationFile,
-    StartupFile,
-)
+from ..protocol.flow_control import FlowLimits
+from ..protocol.startup import LOOPBACK, ConnectionFile, Ports, RegistrationFile, StartupFile
 
 MAX_UNAUTHENTICATED = 4 * 1024
-"""Bytes. W4: the largest frame taken on sockets where no signature stands before the cost.
+"""Bytes. The largest frame accepted on sockets where no signature precedes the cost (W4).
 
-A subscription is stored before anybody could check it, at 50-90 bytes for each of the topic: one of
-10 MB costs 500-880 MB. libzmq drops a connection that sends more. Real topics have less than 100
-bytes, heartbeats 4.
+ZeroMQ stores a subscription before anything can check it, at 50 to 90 bytes for each byte of the
+topic. libzmq closes a connection that sends a larger frame. Real topics have less than 100 bytes,
+heartbeats 4.
 """
 
-IOPUB_SEND_HWM = 130_000
-"""Messages queued for one slow subscriber before libzmq takes no more (its default is 1,000).
+LINGER_MS = 1000
+"""Milliseconds that close() may wait until queued messages are sent.
 
-P3: a client that pauses for 10 s must not lose its outputs. Above the bound that `slow_readers`
-keeps, so that what is no output has room when output has none. libzmq's count goes down by half of
-this at once, or not at all: after 65,000 messages that a client has taken in, or has only been sent
-(its own queue, and the system's, hold some), what is waiting may be 65,000 fewer than it counts.
+Not 0 on IOPub: libzmq 4.3.5 can abort when IOPub is closed while a stalled peer disconnects.
 """
 
 
 @dataclass(frozen=True)
 class Keepalive:
-    """TCP keepalive of IOPub: how a subscriber is missed whose host vanished without closing.
+    """TCP keepalive of IOPub: detects a host that vanished without closing its connections.
 
-    Not ZeroMQ's heartbeats: they cut off a client that merely does not read for a while. A host
-    that vanishes while it owes an acknowledgement is `vanished_hosts`' business.
+    Not ZeroMQ's heartbeats: they disconnect a client that does not read for a while. A host that
+    vanishes while data is unacknowledged is detected by `iopub.dead_peers`.
 
     Attributes: ``idle`` (seconds of silence before the first probe), ``interval`` (seconds between
     probes), ``count`` (unanswered probes that end the connection).
@@ -59,19 +52,29 @@ class Keepalive:
     count: int = 3
 
 
-LINGER_MS = 1000
-"""How long close() may wait to hand out what is queued, milliseconds.
+@dataclass(frozen=True, kw_only=True)
+class SocketSettings:
+    """What the command line says about the sockets.
 
-Not 0 on IOPub: closing it while a stalled peer dies aborted inside libzmq in 3 of 12 runs.
-"""
+    Attributes:
+        port_range: tcp ports to choose from; None: as the startup file says, or any free port.
+        bind_ip: address to bind; None: see `bind_address`.
+        keepalive: of IOPub; None: the operating system's default.
+        limits: of IOPub.
+    """
+
+    port_range: range | None = None
+    bind_ip: str | None = None
+    keepalive: Keepalive | None = None
+    limits: FlowLimits = field(default_factory=FlowLimits)
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Bound sockets and where they are. ``heartbeat`` lives in a context of its own.
+    """Bound sockets and their addresses. ``heartbeat`` has a context of its own.
 
     libzmq takes the GIL to free zero-copy messages, so a heartbeat in the kernel's own context
-    would stop beating while user code holds it.
+    would stop while user code holds the GIL.
     """
 
     transport: str
@@ -88,49 +91,45 @@ class Channels:
 
     def ipc_paths(self) -> list[str]:
         """Return the socket files of ``ipc``, which libzmq does not always remove."""
-        return [f"{self.ip}-{port}" for _, port in self.ports if self.transport == "ipc"]
+        if self.transport != "ipc":
+            return []
+        return [f"{self.ip}-{port}" for port in self.ports.values()]
 
     def close(self) -> None:
-        """Hand out what is queued, then close everything. The IOPub thread must have ended."""
+        """Send what is queued, then close everything. The IOPub thread must have ended."""
         for owned in (self.shell, self.stdin, self.control, self.iopub):
             owned.close()
         self.context.term()
-        # The heartbeat's own thread closes its socket as soon as its context ends.
+        # The heartbeat's thread closes its socket when its context ends.
         self.heartbeat_context.term()
 
 
-def bind(
-    file: StartupFile,
-    *,
-    port_range: range | None = None,
-    bind_ip: str | None = None,
-    keepalive: Keepalive | None = None,
-) -> Channels:
+def bind(file: StartupFile, settings: SocketSettings) -> Channels:
     """Bind all five sockets.
 
     Args:
-        file: which ports to take; 0, and every port of a registration file, is ours to choose.
-        port_range: tcp ports to choose from; None: as the file says, or the system's choice.
-        bind_ip: where to bind; None: as `bind_address` says.
-        keepalive: IOPub's; None: as the system has it.
+        file: names the ports; the kernel chooses one for each port 0, and all ports of a
+            registration file.
+        settings: of the command line.
 
     Raises:
-        BindError: an address is taken, not ours or not usable, or the range is exhausted.
-            No socket stays open then.
+        BindError: an address is in use or not usable, or the range is exhausted. No socket stays
+            open then.
     """
-    ip = bind_ip or bind_address(file)
-    given = file.ports if isinstance(file, ConnectionFile) else Ports()
+    ip = settings.bind_ip or bind_address(file)
+    fixed_ports = file.ports if isinstance(file, ConnectionFile) else Ports()
     preferred = Ports() if isinstance(file, ConnectionFile) else file.preferred_ports
+    port_range = settings.port_range
     if port_range is None and isinstance(file, RegistrationFile):
         port_range = file.port_range
-    binder = _Binder(file.transport, ip, file.curve, port_range, keepalive)
+    binder = _Binder(file, ip, port_range, settings)
     try:
-        sockets = {channel: binder.make(channel) for channel, _ in given}
-        # L6: first the ports that were named. One that is chosen for a channel would else be, now
-        # and then, the one that a later channel was to keep.
+        sockets = {channel: binder.make(channel) for channel, _ in fixed_ports.items()}
+        # L6: first the ports that the file names. Otherwise a port that is chosen for one channel
+        # can be the one that another channel should keep.
         ports = {
             channel: binder.bind_named(channel, fixed, getattr(preferred, channel))
-            for channel, fixed in given
+            for channel, fixed in fixed_ports.items()
         }
         for channel, port in ports.items():
             ports[channel] = port or binder.bind_chosen(channel)
@@ -144,7 +143,7 @@ def bind(
         context=binder.context,
         heartbeat_context=binder.heartbeat_context,
         heartbeat=sockets.pop("hb"),
-        keepalive=keepalive,
+        keepalive=settings.keepalive,
         **sockets,
     )
 
@@ -153,11 +152,11 @@ def bind_address(file: StartupFile) -> str:
     """Return the address that the kernel's own sockets bind (F2)."""
     if file.ip is not None:
         return IPV4_ANY if file.ip == "*" else file.ip
-    assert not isinstance(file, ConnectionFile)  # those always have one
+    assert not isinstance(file, ConnectionFile)  # a connection file always has an address
     if file.transport == "ipc":
         return f"{file.registration_ip}-{os.getpid()}"
-    # F2: loopback when the launcher is on loopback, else the address by which this host
-    # reaches the launcher (ours).
+    # F2: loopback if the launcher is on loopback, otherwise the address by which this host reaches
+    # the launcher (ours).
     if is_loopback(file.registration_ip):
         return LOOPBACK
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -170,29 +169,23 @@ def bind_address(file: StartupFile) -> str:
 
 
 class _Binder:
-    """Makes, sets up and binds sockets; remembers them for the case that one cannot be bound."""
+    """Makes, configures and binds sockets, and closes them all if one cannot be bound."""
 
     def __init__(
-        self,
-        transport: str,
-        ip: str,
-        curve: CurveKeys | None,
-        port_range: range | None,
-        keepalive: Keepalive | None,
+        self, file: StartupFile, ip: str, port_range: range | None, settings: SocketSettings
     ) -> None:
-        self._transport = transport
+        self._file = file
         self._ip = ip
-        self._curve = curve
         self._port_range = port_range
-        self._keepalive = keepalive
+        self._settings = settings
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._taken: set[str] = set()
+        self._bound: set[str] = set()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.heartbeat_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def close(self) -> None:
-        for bound in self._sockets.values():
-            bound.close(linger=0)
+        for sock in self._sockets.values():
+            sock.close(linger=0)
         self.context.term()
         self.heartbeat_context.term()
 
@@ -200,99 +193,97 @@ class _Binder:
         """Return the channel's socket, not bound yet."""
         kind = zmq.XPUB if channel == "iopub" else zmq.ROUTER
         context = self.heartbeat_context if channel == "hb" else self.context
-        made = self._sockets[channel] = context.socket(kind)
-        _set_options(made, channel, self._curve, ipv6=":" in self._ip)
-        if channel == "iopub" and self._keepalive is not None:
-            made.tcp_keepalive = 1
-            made.tcp_keepalive_idle = self._keepalive.idle
-            made.tcp_keepalive_intvl = self._keepalive.interval
-            made.tcp_keepalive_cnt = self._keepalive.count
-        return made
+        sock = self._sockets[channel] = context.socket(kind)
+        sock.linger = LINGER_MS
+        sock.ipv6 = ":" in self._ip
+        if self._file.curve is not None:
+            # F6: a CURVE server before it binds; otherwise it would accept plain clients at first.
+            sock.curve_secretkey = self._file.curve.secretkey
+            sock.curve_publickey = self._file.curve.publickey
+            sock.curve_server = True
+        if channel == "iopub":
+            self._configure_iopub(sock)
+        if channel in ("iopub", "hb"):
+            sock.setsockopt(zmq.MAXMSGSIZE, MAX_UNAUTHENTICATED)
+        if channel in ("shell", "control", "stdin"):
+            # A client that reconnects under the same identity takes it over immediately. Without
+            # this option libzmq refuses it until the dead connection is noticed.
+            sock.router_handover = True
+        if channel == "stdin":
+            # K5: sending to a client that is not connected fails instead of being dropped.
+            sock.router_mandatory = True
+        return sock
+
+    def _configure_iopub(self, sock: zmq.Socket[bytes]) -> None:
+        # W1: report every subscription, not only the first per topic; also every unsubscription,
+        # because an unauthenticated peer can make libzmq report a "last" one that is not the last.
+        sock.setsockopt(zmq.XPUB_VERBOSER, 1)
+        # W3: several frames are not a subscription. Without this option libzmq would subscribe the
+        # peer to each frame, without a report.
+        sock.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)
+        # P3: a client that pauses for 10 s loses nothing.
+        sock.sndhwm = self._settings.limits.high_water_mark
+        keepalive = self._settings.keepalive
+        if keepalive is not None:
+            sock.tcp_keepalive = 1
+            sock.tcp_keepalive_idle = keepalive.idle
+            sock.tcp_keepalive_intvl = keepalive.interval
+            sock.tcp_keepalive_cnt = keepalive.count
 
     def bind_named(self, channel: str, fixed: int, preferred: int) -> int:
-        """Bind to the port that was asked for; return 0 if there is none that could be had.
+        """Bind to a port that the startup file names; return 0 if none could be bound.
 
         Raises:
-            BindError: ``fixed`` is not to be had.
+            BindError: the port ``fixed`` cannot be bound.
         """
         port = fixed or preferred
-        return port if port and self._bind(channel, port, or_else=not fixed) else 0
+        return port if port and self._bind(channel, port, optional=not fixed) else 0
 
     def bind_chosen(self, channel: str) -> int:
-        """Bind to a port of our choice; return it."""
+        """Bind to a port of the kernel's choice; return it."""
         for port in self._choices():
-            if self._bind(channel, port, or_else=port != 0):
+            if self._bind(channel, port, optional=port != 0):
                 endpoint = str(self._sockets[channel].getsockopt_string(zmq.LAST_ENDPOINT))
-                return int(endpoint.rpartition("-" if self._transport == "ipc" else ":")[2])
-        assert self._port_range is not None  # the other choices end in one that can be had
+                return int(endpoint.rpartition("-" if self._file.transport == "ipc" else ":")[2])
+        assert self._port_range is not None  # the other choices contain a free port
         low, high = self._port_range[0], self._port_range[-1]
-        address = url(self._transport, self._ip, f"{low}-{high}")
+        address = url(self._file.transport, self._ip, f"{low}-{high}")
         raise BindError(channel, address, "every port of the range is in use")
 
     def _choices(self) -> Iterator[int]:
-        """Yield the ports to try, in order; 0 lets the system choose."""
-        if self._transport == "ipc":
-            # bind() takes a path over even from a live socket, so only paths that do not exist.
+        """Yield the ports to try, in order; 0 lets the operating system choose."""
+        if self._file.transport == "ipc":
+            # bind() replaces the path even of a live socket, so only paths that do not exist.
             yield from (n for n in range(1, 65536) if not os.path.exists(f"{self._ip}-{n}"))
         else:
             yield from self._port_range or (0,)
 
-    def _bind(self, channel: str, port: int, *, or_else: bool) -> bool:
-        """Bind; return False if the port is taken and there is something else to try."""
-        address = url(self._transport, self._ip, port)
-        if or_else and address in self._taken:  # ipc would let two have one path
+    def _bind(self, channel: str, port: int, *, optional: bool) -> bool:
+        """Bind; return False if the port is in use and ``optional``."""
+        address = url(self._file.transport, self._ip, port)
+        if optional and address in self._bound:  # ipc would let two sockets have one path
             return False
         try:
             self._sockets[channel].bind(address)
         except zmq.ZMQError as error:
-            if error.errno == errno.EADDRINUSE and or_else:
+            if error.errno == errno.EADDRINUSE and optional:
                 return False
             raise BindError(channel, address, error.strerror or str(error)) from error
-        self._taken.add(address)
+        self._bound.add(address)
         return True
 
 
-def _set_options(
-    made: zmq.Socket[bytes], channel: str, curve: CurveKeys | None, *, ipv6: bool
-) -> None:
-    made.linger = LINGER_MS
-    made.ipv6 = ipv6
-    if curve is not None:
-        # F6: a server before it binds; a socket that binds first would take plain clients.
-        made.curve_secretkey = curve.secretkey
-        made.curve_publickey = curve.publickey
-        made.curve_server = True
-    if channel == "iopub":
-        # W1: report every subscription, not only the first of each topic; and every leave, too:
-        # a stranger can make libzmq report a "last" one that is none.
-        made.setsockopt(zmq.XPUB_VERBOSER, 1)
-        # W3: what comes in several frames is no subscription. Without it libzmq would act on
-        # each frame: somebody would be subscribed whom we never saw.
-        made.setsockopt(zmq.ONLY_FIRST_SUBSCRIBE, 1)
-        made.sndhwm = IOPUB_SEND_HWM
-    if channel in ("iopub", "hb"):
-        made.setsockopt(zmq.MAXMSGSIZE, MAX_UNAUTHENTICATED)
-    if channel in ("shell", "control", "stdin"):
-        # A client that reconnects under the same identity takes it over at once; without it
-        # libzmq refuses the newcomer while the dead connection has not been noticed.
-        # Of two that live, the one which came first is never heard again (docs/protocol.md).
-        made.router_handover = True
-    if channel == "stdin":
-        # K5: sending to a client that is gone fails instead of being dropped in silence.
-        made.router_mandatory = True
-
-
 def keepalive(text: str) -> Keepalive | None:
-    """Read ``"IDLE,INTERVAL,COUNT"``, or ``"off"``.
+    """Parse ``"IDLE,INTERVAL,COUNT"``, or ``"off"``.
 
     Raises:
-        ValueError: neither.
+        ValueError: it is neither.
     """
     if text == "off":
         return None
     numbers = text.split(",")
     if len(numbers) != 3 or not all(
-        each.isdecimal() and 1 <= int(each) <= 32767 for each in numbers
+        number.isdecimal() and 1 <= int(number) <= 32767 for number in numbers
     ):
         raise ValueError(f"{text!r} is not a keepalive such as 10,5,3, or off")
     idle, interval, count = map(int, numbers)

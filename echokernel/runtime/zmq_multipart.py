@@ -1,7 +1,8 @@
-"""``send_multipart`` and ``recv_multipart`` for the hot path: a third of their cost.
+"""Multipart messages on pyzmq sockets at a third of pyzmq's own cost; the adapter for pyzmq.
 
-pyzmq's own look at every frame's type before they send one, and ask for the option RCVMORE, by
-way of two enumerations, behind each frame. An execute has more than 40.
+pyzmq's ``send_multipart`` and ``recv_multipart`` check the type of every frame, and read the
+option RCVMORE through two enumerations after each frame. One execute has more than 40 frames.
+The names of pyzmq's backend that are used here are listed in ``tests/test_upstream_names.py``.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ def check(frames: Sequence[Any]) -> int:
     """Return the number of bytes in ``frames``.
 
     Raises:
-        TypeError: they are no message. Found out later, half of it would be sent.
+        TypeError: ``frames`` is not a message. If ZeroMQ found that out, half of the message
+            would have been sent already.
     """
     if not frames:
-        raise TypeError("a message has one frame at least")
+        raise TypeError("a message has at least one frame")
     return sum([len(f) if type(f) is bytes else memoryview(f).nbytes for f in frames])
 
 
 def sender(socket: zmq.Socket[bytes]) -> Callable[..., None]:
     """Return ``send(frames, copy=True, flags=0)`` for ``socket``.
 
-    It sends one message, as ``send_multipart`` does: with ``copy`` False large frames are shared
-    with ZeroMQ, and must not change until they are sent. Frames must have been `check`\\ ed.
+    It sends one message, as ``send_multipart`` does: with ``copy`` False, large frames are shared
+    with ZeroMQ and must not change until they are sent. The caller has used `check` on the frames.
     """
     send_frame: Callable[..., Any] = super(zmq.Socket, socket).send  # the backend's
 
@@ -47,7 +49,7 @@ def sender(socket: zmq.Socket[bytes]) -> Callable[..., None]:
 
 
 def has_arrived(socket: zmq.Socket[bytes]) -> Callable[[], bool]:
-    """Return a function that tells whether there is something to receive on ``socket``."""
+    """Return a function that returns True if a message can be received on ``socket``."""
     get: Callable[[int], Any] = super(zmq.Socket, socket).get
 
     def arrived() -> bool:
@@ -59,7 +61,7 @@ def has_arrived(socket: zmq.Socket[bytes]) -> Callable[[], bool]:
 def receiver(socket: zmq.Socket[bytes]) -> Callable[[], list[bytes]]:
     """Return a function that returns one message that has arrived on ``socket``.
 
-    It raises ``zmq.Again`` if there is none.
+    The function raises ``zmq.Again`` if no message has arrived.
     """
     receive_frame: Callable[..., Any] = super(zmq.Socket, socket).recv
 
@@ -72,3 +74,11 @@ def receiver(socket: zmq.Socket[bytes]) -> Callable[[], list[bytes]]:
                 return frames
 
     return receive
+
+
+def descriptor_of(frame: zmq.Frame) -> int | None:
+    """Return the descriptor of the connection that ``frame`` came over; None if it has none."""
+    try:
+        return int(frame.get("__fd"))
+    except (zmq.ZMQError, ValueError):
+        return None

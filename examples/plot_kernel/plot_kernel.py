@@ -10,9 +10,7 @@ import math
 
 import comm
 
-from echokernel.protocol.errors import CommDisconnected
-from echokernel.runtime.app import launch
-from echokernel.runtime.kernelbase import Kernel
+from echokernel import CommDisconnected, Kernel, run_kernel
 
 WIDTH, HEIGHT = 400, 100  # pixels
 
@@ -92,4 +90,4 @@ def draw(values):
 
 
 if __name__ == "__main__":
-    launch(PlotKernel)
+    run_kernel(PlotKernel)

@@ -17,10 +17,10 @@ from echokernel.protocol.handshake import (
     REQUEST,
     TRANSITIONS,
     Accepted,
-    Happening,
+    Event,
     Ignored,
-    KernelEnd,
-    LauncherEnd,
+    KernelHandshake,
+    LauncherHandshake,
     Receipt,
     Registration,
     State,
@@ -67,23 +67,23 @@ def head(msg_type: str) -> dict:
     return header(msg_type, msg_id="m", session="s", date="2026-11-20T12:00:00Z")
 
 
-def kernel_end(form: Form = Form.SIGNED_FRAME, key: bytes = KEY, **rest) -> KernelEnd:
+def kernel_end(form: Form = Form.SIGNED_FRAME, key: bytes = KEY, **rest) -> KernelHandshake:
     """A kernel that was told so; ``kernel_id`` is "k" where the form has one."""
     named = {"kernel_id": "k"} if form is Form.SIGNED_FRAME else {}
     where = {"registration_ip": "127.0.0.1", "registration_port": 5555}
     file = RegistrationFile(**(where | named | {"key": key, "form": form} | rest))
-    return KernelEnd(file, deadline=DEADLINE)
+    return KernelHandshake(file, deadline=DEADLINE)
 
 
-def launcher_end(**keys: bytes) -> LauncherEnd:
+def launcher_end(**keys: bytes) -> LauncherHandshake:
     """A launcher that waits for these launches: id=key."""
-    launcher = LauncherEnd()
+    launcher = LauncherHandshake()
     for launch_id, key in keys.items():
         launcher.expect(launch_id, Signer(key))
     return launcher
 
 
-def registered(kernel: KernelEnd, ports: Ports = PORTS) -> list[bytes]:
+def registered(kernel: KernelHandshake, ports: Ports = PORTS) -> list[bytes]:
     """The kernel's registration, as the launcher's ROUTER hands it out."""
     return [ROUTER_ID, *kernel.register(ports, head(REQUEST))]
 
@@ -114,7 +114,7 @@ def test_a_registration_is_its_frames_and_back(vector):
         if vector.get("both"):
             assert pack_registration(registration, signer, vector.get("header", {})) == frames
         launch_id = value["kernel_id"] or launch_id
-    launcher = LauncherEnd()
+    launcher = LauncherHandshake()
     launcher.expect(launch_id, signer)
     result = launcher.receive(frames, head(REPLY))
     if "error" in vector:
@@ -152,7 +152,7 @@ def test_a_receipt_is_its_frames_and_back(vector):
 
 
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.value)
-@pytest.mark.parametrize("happening", list(Happening), ids=lambda happening: happening.value)
+@pytest.mark.parametrize("happening", list(Event), ids=lambda happening: happening.value)
 def test_a_pair_that_is_not_in_the_table_cannot_happen(state, happening):
     """H3, H4: the table is all there is."""
     kernel = kernel_end()
@@ -173,7 +173,7 @@ def test_every_state_is_reachable_and_final_ones_have_no_way_out():
         reached |= {after for (before, _), after in TRANSITIONS.items() if before in reached}
     assert reached == set(State)
     assert set(State) - {before for before, _ in TRANSITIONS} == FINAL
-    assert {happening for _, happening in TRANSITIONS} == set(Happening)
+    assert {happening for _, happening in TRANSITIONS} == set(Event)
 
 
 def test_a_kernel_registers_once_and_hears_nothing_before_or_after():

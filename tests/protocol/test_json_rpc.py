@@ -9,13 +9,13 @@ from echokernel.protocol.json_rpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
-    Answer,
     Batch,
     Invalid,
     Request,
-    is_answer,
-    pack_answer,
+    Response,
+    is_response,
     pack_request,
+    pack_response,
     parse,
 )
 
@@ -33,7 +33,7 @@ def test_what_is_no_json_rpc_is_somebody_elses(data):
         ({**V, "method": "a", "id": 1}, Request("a", None, 1)),
         ({**V, "method": "a", "id": "x", "params": [1]}, Request("a", [1], "x")),
         ({**V, "method": "a", "id": None, "params": {"b": 2}}, Request("a", {"b": 2}, None)),
-        ({**V, "method": "a"}, Request("a", None, None, wants_answer=False)),
+        ({**V, "method": "a"}, Request("a", None, None, wants_response=False)),
     ],
 )
 def test_requests_both_ways(data, request_):
@@ -45,23 +45,23 @@ def test_requests_both_ways(data, request_):
 def test_answers_both_ways():
     """C6: a result or an error, never both."""
     result = {**V, "id": 3, "result": None}
-    assert parse(result) == Answer(3, None)
-    assert pack_answer(Answer(3, None)) == result
+    assert parse(result) == Response(3, None)
+    assert pack_response(Response(3, None)) == result
     for error in ({"code": 1, "message": "no"}, {"code": 1, "message": "no", "data": [1]}):
         data = {**V, "id": 3, "error": error}
         answer = parse(data)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         assert answer.error is not None
         assert (answer.error.code, answer.error.message) == (1, "no")
         assert answer.error.data == error.get("data")
-        assert pack_answer(answer) == data
+        assert pack_response(answer) == data
 
 
 @pytest.mark.parametrize("error", [None, "no", {}, {"code": True, "message": "no"}, {"code": 1}])
 def test_a_malformed_error_is_an_answer_all_the_same(error):
     """C6: whoever waits for it must not wait for ever."""
     answer = parse({**V, "id": 3, "error": error})
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert answer.error is not None
     assert (answer.error.code, answer.error.data) == (INTERNAL_ERROR, error)
 
@@ -71,8 +71,8 @@ def test_a_malformed_error_is_an_answer_all_the_same(error):
     [
         ({"jsonrpc": "1.0", "method": "a", "id": 1}, 1, INVALID_REQUEST, "jsonrpc is not '2.0'"),
         ({**V, "method": 1, "id": 1}, 1, INVALID_REQUEST, "method is not a string"),
-        ({**V, "method": "a", "id": True}, None, INVALID_REQUEST, "id is no string"),
-        ({**V, "method": "a", "id": []}, None, INVALID_REQUEST, "id is no string"),
+        ({**V, "method": "a", "id": True}, None, INVALID_REQUEST, "id is not a string"),
+        ({**V, "method": "a", "id": []}, None, INVALID_REQUEST, "id is not a string"),
         ({**V, "id": 1}, 1, INVALID_REQUEST, "neither a method"),
         ({**V, "result": 1}, None, INVALID_REQUEST, "neither a method"),
         ({**V, "id": 1, "result": 1, "error": {}}, 1, INVALID_REQUEST, "neither a method"),
@@ -82,23 +82,23 @@ def test_a_malformed_error_is_an_answer_all_the_same(error):
 def test_what_cannot_be_used_says_why(data, id_, code, why):
     invalid = parse(data)
     assert isinstance(invalid, Invalid)
-    assert (invalid.id, invalid.error.code, invalid.wants_answer) == (id_, code, True)
+    assert (invalid.id, invalid.error.code, invalid.wants_response) == (id_, code, True)
     assert why in invalid.error.message
 
 
 def test_a_notification_with_wrong_params_is_not_answered():
     invalid = parse({**V, "method": "a", "params": 5})
     assert isinstance(invalid, Invalid)
-    assert not invalid.wants_answer
+    assert not invalid.wants_response
 
 
 def test_a_batch():
     batch = parse([{**V, "method": "a"}, 1, {**V, "id": 1, "result": 2}])
     assert isinstance(batch, Batch)
     first, second, third = batch.items
-    assert first == Request("a", wants_answer=False)
+    assert first == Request("a", wants_response=False)
     assert isinstance(second, Invalid)
-    assert third == Answer(1, 2)
+    assert third == Response(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_batch():
     ],
 )
 def test_answers_are_told_from_others(data, is_one):
-    assert is_answer(data) is is_one
+    assert is_response(data) is is_one
 
 
 def test_the_error_shows_what_it_is():

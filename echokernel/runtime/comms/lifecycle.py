@@ -1,7 +1,7 @@
-"""What ends when a subscriber leaves: requests at once, comms after a grace period (SPEC C1-C4).
+"""Ends requests and comms when their subscribers disconnect (C1-C4).
 
-A leave comes from IOPub's thread. It is acted upon on the kernel's loop alone, behind what had
-arrived on shell before.
+The publisher's thread reports disconnects. They are applied on the kernel's loop only, after the
+messages that had arrived on shell before.
 """
 
 from __future__ import annotations
@@ -16,142 +16,166 @@ from typing import Any
 
 from comm.base_comm import BaseComm
 
-from ...protocol.comm_lifecycle import NOBODY_LISTENS, CommLifecycle, Ended, LiveComm
-from ...protocol.subscriptions import EveryoneLeft, SessionLeft
+from ...protocol.comm_lifecycle import NO_SUBSCRIBER, CommLifecycle, EndedComms, LiveComm
+from ...protocol.subscriptions import LastSubscriberLeft, SessionDisconnected
 from ..interrupts import Interrupts
 from ..iopub.publisher import IOPub
-from ..shell import ChannelLoop
+from ..kernelbase import Kernel
+from ..shell import ShellLoop
+from ..turns import Turn
 from .manager import Comm, CommManager
+from .priority import is_response
 
-TURN = 0.005
-"""Seconds of closing comms after which requests get their turn."""
+log = logging.getLogger("echokernel")
 
-AHEAD = 50
-"""Messages that may wait on IOPub when more comms are closed: an execute's wait behind them."""
+MAX_QUEUED = 50
+"""Messages that may wait for the publisher while comms are closed: those of an execute request
+wait behind them."""
+
+QUEUE_POLL = 0.001
+"""Seconds between checks of that number."""
 
 SHUTDOWN = "the kernel shuts down"
 
 
-class CommEndings:
-    """Ends the comms of ``manager``.
+class CommReaper:
+    """Ends the comms of a manager, and is the `requests.CommHost` of all its comms.
 
     Args:
-        iopub: knows who listens, and tells of leaves.
-        grace: seconds between a leave and the closing.
-        shell: hands out what has arrived, and waits in blocking requests.
-        is_on: False: nothing ends with its subscribers.
+        manager: of the comms.
+        kernel: publishes comm messages; its traits have the grace period and the switch.
+        iopub: knows the subscribers and reports disconnects.
+        shell: delivers messages that have arrived, and waits in blocking requests.
+        interrupts: runs close handlers.
     """
 
     def __init__(
         self,
         manager: CommManager,
+        kernel: Kernel,
         iopub: IOPub,
-        grace: float,
-        shell: ChannelLoop,
+        shell: ShellLoop,
         interrupts: Interrupts,
-        log: logging.Logger,
-        is_on: bool = True,
     ) -> None:
         self._manager = manager
+        self._kernel = kernel
         self._iopub = iopub
-        self._subscribers = iopub.listeners.subscribers
-        self._lifecycle = CommLifecycle(self._subscribers, grace)
+        self._lifecycle = CommLifecycle(iopub.connections.subscribers, kernel.comm_grace_period)
         self._shell = shell
         self._interrupts = interrupts
-        self._log = log
-        self._is_on = is_on
         self._is_over = False
         self.loop = asyncio.get_running_loop()
-        # What we publish on our own belongs to no request.
+        # Messages that are published without a request belong to none.
         self._context = contextvars.copy_context()
-        if manager.kernel is not None:
-            self._context.run(manager.kernel._shell_parent.set, {})
-        self._left: collections.deque[SessionLeft | EveryoneLeft] = collections.deque()
+        kernel.clear_parent(self._context)
+        self._events: collections.deque[SessionDisconnected | LastSubscriberLeft]
+        self._events = collections.deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        for comm in manager.comms.values():
-            self.opened(comm)
-        iopub.listeners.on_leave = self.on_leave
 
-    # --- called by comms and their manager ----------------------------------------------------
+    # --- called by comms and their manager (CommHost) -----------------------------------------
+
+    def publish(
+        self,
+        msg_type: str,
+        content: dict[str, Any],
+        topic: bytes,
+        parent: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Publish a comm message; ``parent`` None: it belongs to the current request."""
+        kernel = self._kernel
+        parent = kernel.get_parent() if parent is None else parent
+        kernel.session.send(
+            kernel.iopub_socket, msg_type, content, parent=parent, ident=topic, **options
+        )
+
+    @property
+    def requesting_session(self) -> str | None:
+        """The id of the session whose request the kernel handles now."""
+        parent = self._kernel.get_parent()
+        session = parent.get("header", {}).get("session") if parent else None
+        return session if isinstance(session, str) else None
 
     def opened(self, comm: BaseComm) -> None:
-        """Take note of a comm."""
+        """Note an open comm; from any thread."""
         persistent = self._manager.is_persistent(comm)
         session = self._manager.session_of(comm.comm_id)
         live = LiveComm(comm.comm_id, comm.topic, session, persistent)
         self._lifecycle.opened(live, time.monotonic())
         if self._timer is None and self._lifecycle.due_at is not None:
-            self._hand_over(self._set_timer)  # whatever thread this is
+            self._call_on_loop(self._set_timer)
 
     def closed(self, comm_id: str) -> None:
-        """Forget a comm."""
+        """Remove a comm."""
         self._lifecycle.closed(comm_id)
 
-    def why_unheard(self, comm: BaseComm) -> str | None:
-        """Return why a request over ``comm`` cannot be answered; None if it can."""
+    def disconnect_reason(self, topic: bytes) -> str | None:
+        """Return why no client can answer a message on ``topic``; None if one can."""
         if self._is_over:
             return SHUTDOWN
-        return NOBODY_LISTENS if self._is_on and not self._subscribers.hears(comm.topic) else None
+        if not self._kernel.comm_lifecycle:
+            return None
+        subscribers = self._iopub.connections.subscribers
+        return None if subscribers.has_subscriber(topic) else NO_SUBSCRIBER
 
-    def wait_for(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Wait while the loop stands still; tell whether ``done()`` before the deadline."""
+    def run_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait while the loop is blocked; return True if ``done()`` before the deadline."""
 
-        def look() -> bool:
-            while self._left and not done():
-                self._fail_requests(self._left.popleft())
+        def check() -> bool:
+            while self._events and not done():
+                self._fail_requests(self._events.popleft())
             if self._is_over and not done():
                 self._disconnect_all()
             return done()
 
-        return self._shell.wait_for(look, deadline)
+        return self._shell.run_until(check, deadline)
 
     # --- called from other threads ------------------------------------------------------------
 
-    def on_leave(self, event: SessionLeft | EveryoneLeft) -> None:
-        """Hand a leave over to the kernel's loop."""
-        if self._is_on:  # also if there are no comms: one may wait on shell to be opened
-            self._left.append(event)
-            self._hand_over(self._begin)
+    def on_disconnect(self, event: SessionDisconnected | LastSubscriberLeft) -> None:
+        """Apply a disconnect on the kernel's loop."""
+        if self._kernel.comm_lifecycle:  # also without a comm: one may wait on shell to be opened
+            self._events.append(event)
+            self._call_on_loop(self._start_applying)
 
     def shut_down(self) -> None:
-        """C6: let all requests end, since nobody will read their answers."""
+        """End all requests, since no client will read the responses (C6)."""
         self._is_over = True
-        self._hand_over(self._disconnect_all)
+        self._call_on_loop(self._disconnect_all)
 
-    def _hand_over(self, function: Callable[[], None]) -> None:
+    def _call_on_loop(self, function: Callable[[], None]) -> None:
         try:
             self.loop.call_soon_threadsafe(function, context=self._context)
         except RuntimeError:
-            return  # the loop is closed: there is nothing any more that could end
-        if self._shell.overtaking is not None:
-            self._shell.overtaking.wake()
+            return  # the loop is closed: no request can be pending any more
+        self._shell.wake()
 
     # --- on the kernel's loop -----------------------------------------------------------------
 
     def _disconnect_all(self) -> None:
-        self._disconnect(Ended(tuple(self._manager.comms), SHUTDOWN))
+        self._disconnect(EndedComms(tuple(self._manager.comms), SHUTDOWN))
 
-    def _begin(self) -> None:
-        self._spawn(self._handle_leaves())
+    def _start_applying(self) -> None:
+        self._start(self._apply_events())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _handle_leaves(self) -> None:
-        # C1: what has already arrived is delivered, not failed.
+    async def _apply_events(self) -> None:
+        # C1: responses that have already arrived are delivered.
         if self._manager.comms:
-            await self._shell.hand_out_answers()
-        while self._left:
-            self._fail_requests(self._left.popleft())
+            await self._shell.deliver(is_response)
+        while self._events:
+            self._fail_requests(self._events.popleft())
 
-    def _fail_requests(self, event: SessionLeft | EveryoneLeft) -> None:
-        self._disconnect(self._lifecycle.left(event, time.monotonic()))
+    def _fail_requests(self, event: SessionDisconnected | LastSubscriberLeft) -> None:
+        self._disconnect(self._lifecycle.apply(event, time.monotonic()))
         self._set_timer()
 
-    def _disconnect(self, ended: Ended) -> None:
+    def _disconnect(self, ended: EndedComms) -> None:
         comms = self._manager.comms
         for comm_id in ended.comm_ids:
             comm = comms.get(comm_id)
@@ -162,35 +186,35 @@ class CommEndings:
         due_at = self._lifecycle.due_at
         if self._timer is None and due_at is not None:
             delay = max(0.0, due_at - time.monotonic())
-            self._timer = self.loop.call_later(delay, self._time_is_over, context=self._context)
+            self._timer = self.loop.call_later(delay, self._on_timer, context=self._context)
 
-    def _time_is_over(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self._spawn(self._close_due())
+        self._start(self._close_due())
 
     async def _close_due(self) -> None:
-        for ended in self._lifecycle.due(time.monotonic(), AHEAD):
+        for ended in self._lifecycle.due(time.monotonic(), MAX_QUEUED):
             await self._close(ended)
-        self._set_timer()  # for the rest of them, or for those whose time will come
+        self._set_timer()  # for the remaining deadlines
 
-    async def _close(self, ended: Ended) -> None:
-        """C2: close comms, a few at a time."""
-        self._log.info("%d comm(s) are closed: %s", len(ended.comm_ids), ended.reason)
-        turn_ends = time.monotonic() + TURN
+    async def _close(self, ended: EndedComms) -> None:
+        """Close comms, a few at a time (C2)."""
+        log.info("%d comm(s) are closed: %s", len(ended.comm_ids), ended.reason)
+        turn = Turn()
         for comm_id in ended.comm_ids:
             comm = self._manager.comms.get(comm_id)
             if comm is not None:
                 await self._close_one(comm, ended.reason)
-            if time.monotonic() > turn_ends or self._iopub.waiting > AHEAD:
+            if turn.is_over or self._iopub.waiting > MAX_QUEUED:
                 await asyncio.sleep(0)
-                while self._iopub.waiting > AHEAD:
-                    await asyncio.sleep(0.001)
-                turn_ends = time.monotonic() + TURN
+                while self._iopub.waiting > MAX_QUEUED:
+                    await asyncio.sleep(QUEUE_POLL)
+                turn.restart()
 
     async def _close_one(self, comm: BaseComm, reason: str) -> None:
         if isinstance(comm, Comm):
             comm.disconnect(reason)
-        # C2: what the close handler of a comm that the frontend closes is given.
+        # C2: the message that the close handler gets when the frontend closes a comm.
         content = {"comm_id": comm.comm_id, "data": {}}
         header = {"msg_type": "comm_close"}
         message = {"header": header, "content": content, "metadata": {}, "buffers": []}
@@ -198,5 +222,15 @@ class CommEndings:
             comm.close()
             await self._interrupts.run(comm.handle_close, message)
         except (Exception, KeyboardInterrupt):
-            # C2: one handler that raises does not stop the others.
-            self._log.exception("a close handler of the comm %s failed", comm.comm_id)
+            # C2: a handler that raises does not keep the others from being called.
+            log.exception("a close handler of the comm %s failed", comm.comm_id)
+
+
+def attach_reaper(
+    manager: CommManager, kernel: Kernel, iopub: IOPub, shell: ShellLoop, interrupts: Interrupts
+) -> None:
+    """End comms, and requests over them, with their subscribers and with the kernel."""
+    reaper = CommReaper(manager, kernel, iopub, shell, interrupts)
+    manager.serve(kernel, reaper)
+    iopub.connections.on_disconnect = reaper.on_disconnect
+    kernel.at_shutdown.append(reaper.shut_down)

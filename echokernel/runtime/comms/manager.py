@@ -1,7 +1,7 @@
-"""Comms as kernels of any author have them: the ``comm`` package's, with requests (SPEC C5, C6).
+"""Comms as the ``comm`` package defines them, with requests (C5, C6); the adapter for ``comm``.
 
-`Comm` is what ``comm.create_comm`` makes and what a target is given; `CommManager` is
-``comm.get_comm_manager()``. What ends when a subscriber leaves is decided in `comm_endings`.
+`Comm` is what ``comm.create_comm`` makes and what a target's function gets; `CommManager` is what
+``comm.get_comm_manager()`` returns. `lifecycle` decides what ends when a subscriber disconnects.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from traitlets.config import LoggingConfigurable
 from .priority import COMM_MESSAGES
 
 if TYPE_CHECKING:
-    from .requests import Endings
+    from .requests import CommHost
 
-# A kernel starts faster without what only an open comm needs: those modules are imported below.
+# A kernel starts faster without the modules that only an open comm needs: see the imports below.
 
-PERSISTENT = "jupyter.widget*"
-"""C3: ipywidgets' targets. Their models are state that outlives the view."""
+PERSISTENT_TARGETS = "jupyter.widget*"
+"""Targets of ipywidgets. Their models are state that outlives the view (C3)."""
 
 log = logging.getLogger("echokernel")
 
@@ -37,9 +37,9 @@ class Comm(BaseComm):
     """The kernel's end of a comm.
 
     Args:
-        persistent: C3: the comm stays when nobody listens any more. None: as its target says.
+        persistent: whether the comm stays without a subscriber (C3). None: as its target says.
 
-    For the others see ``comm.base_comm.BaseComm``.
+    For the other arguments see ``comm.base_comm.BaseComm``.
     """
 
     def __init__(self, *args: Any, persistent: bool | None = None, **kwargs: Any) -> None:
@@ -49,17 +49,18 @@ class Comm(BaseComm):
         self._requests = Requests(self)
         comm_id = kwargs.get("comm_id")
         if comm_id and not kwargs.get("topic"):
-            kwargs["topic"] = f"comm-{comm_id}".encode()  # BaseComm knows ASCII alone
+            kwargs["topic"] = f"comm-{comm_id}".encode()  # BaseComm accepts ASCII only
         super().__init__(*args, **kwargs)
 
     @property
     def session(self) -> str | None:
-        """The id of the session that it belongs to (C4); None: nobody's."""
-        return manager().session_of(self.comm_id)
+        """The id of the session to which the comm belongs (C4); None: no session."""
+        return get_manager().session_of(self.comm_id)
 
     @property
-    def endings(self) -> Endings | None:
-        return manager().endings
+    def host(self) -> CommHost | None:
+        """The running kernel; None before it runs."""
+        return get_manager().host
 
     @property
     def is_closed(self) -> bool:
@@ -68,40 +69,43 @@ class Comm(BaseComm):
     # --- requests -----------------------------------------------------------------------------
 
     async def request(self, method: str, params: Any = None, timeout: float | None = None) -> Any:
-        """Ask the frontend; return the result that it answers with (C6).
+        """Send a request to the frontend; return its result (C6).
 
         Comm messages are handled meanwhile, also while a cell awaits this.
 
         Args:
             method: name of the frontend's method.
-            params: list or dict, JSON; None: none.
-            timeout: seconds; None: until an answer comes, or nobody is left to give one.
+            params: list or dict, JSON; None: no parameters.
+            timeout: seconds; None: until a response arrives, or no client can send one.
 
         Raises:
-            CommDisconnected: nobody is left who could answer, or the comm or the kernel ends.
-            CommRequestError: the frontend answered with an error.
-            CommTimeout: no answer within ``timeout``.
+            CommDisconnected: no client is left that could respond, or the comm or the kernel ends.
+            CommRequestError: the frontend responded with an error.
+            CommTimeout: no response within ``timeout``.
         """
-        return await self._requests.ask(method, params, timeout)
+        return await self._requests.send(method, params, timeout)
 
     def request_blocking(
         self, method: str, params: Any = None, timeout: float | None = None
     ) -> Any:
         """Do the same for code that cannot await, such as a plain ``do_execute``.
 
-        On the main thread comm messages are handled meanwhile; all other requests of frontends
-        wait, and so do methods of yours that are coroutines. In another thread of yours the call
-        just waits.
+        On the main thread comm messages are handled meanwhile. All other requests wait, and so do
+        your methods that are coroutines. On another thread the call only waits.
         """
-        return self._requests.ask_blocking(method, params, timeout)
+        return self._requests.send_blocking(method, params, timeout)
 
     def on_request(self, method: str, function: Callable[[Any], Any]) -> None:
         """Let ``function`` answer the frontend's requests of that name.
 
-        It is given the params (list, dict or None), and returns the result, or a coroutine for it;
-        what it raises is the error that the frontend gets: a `CommRequestError` as it is, anything
-        else as an internal error. ``on_msg`` still gets every message that is no JSON-RPC, and
-        without any method here also JSON-RPC that does not answer a request of ours.
+        Args:
+            method: name that the frontend calls.
+            function: gets the params (list, dict or None); returns the result, or a coroutine for
+                it. A `CommRequestError` that it raises is sent as it is, any other exception as an
+                internal error.
+
+        ``on_msg`` still gets every message that is not JSON-RPC. Without any method it also gets
+        JSON-RPC messages that do not respond to a request of the kernel.
         """
         self._requests.methods[method] = function
 
@@ -114,7 +118,7 @@ class Comm(BaseComm):
         """End all requests to the frontend with `CommDisconnected`."""
         self._requests.fail(reason)
 
-    # --- what BaseComm calls ------------------------------------------------------------------
+    # --- called by BaseComm ---------------------------------------------------------------------
 
     def publish_msg(
         self,
@@ -124,28 +128,23 @@ class Comm(BaseComm):
         buffers: list[bytes] | None = None,
         **keys: Any,
     ) -> None:
-        kernel = manager().kernel
-        if kernel is None:
-            return  # no kernel (yet): as with ipykernel
+        host = self.host
+        if host is None:
+            return  # no kernel (yet): the same as with ipykernel
         content = _clean({"data": {} if data is None else data, "comm_id": self.comm_id, **keys})
-        kernel.session.send(
-            kernel.iopub_socket,
-            msg_type,
-            content,
-            parent=kernel.get_parent(),
-            ident=self.topic,
-            buffers=buffers,
-            metadata=_clean(metadata or {}),
+        host.publish(
+            msg_type, content, self.topic, buffers=buffers, metadata=_clean(metadata or {})
         )
 
     def handle_msg(self, msg: dict[str, Any]) -> None:
         from ...protocol import json_rpc
 
         received = json_rpc.parse(msg["content"].get("data"))
-        if received is not None and self._requests.take(received, others=bool(self._msg_callback)):
+        has_callback = bool(self._msg_callback)
+        if received is not None and self._requests.handle(received, has_callback):
             return
         if "IPython.core.interactiveshell" in sys.modules:
-            super().handle_msg(msg)  # tells IPython's shell; to ask for that loads all of it
+            super().handle_msg(msg)  # informs IPython's shell; asking for it would load all of it
         elif self._msg_callback is not None:
             self._msg_callback(msg)
 
@@ -161,66 +160,71 @@ class Comm(BaseComm):
 class CommManager(BaseCommManager, LoggingConfigurable):
     """The open comms, and the targets that frontends can open.
 
-    Attributes: ``kernel`` (None before there is one), ``endings`` (None where comms do not end
-    with their subscribers).
+    Attributes: ``host`` (the running kernel; None before it runs).
     """
 
-    # Traits, as ipykernel's manager has them: its users observe and configure it.
+    # Traits, as in ipykernel's manager: its users observe and configure them.
     comms: Any = Dict()
     targets: Any = Dict()
 
     def __init__(self, **traits: Any) -> None:
         BaseCommManager.__init__(self)
         LoggingConfigurable.__init__(self, **traits)
-        self.kernel: Any = None
-        self.endings: Endings | None = None
-        self._persistent = {PERSISTENT}
+        self.host: CommHost | None = None
+        self._persistent = {PERSISTENT_TARGETS}
         self._sessions: dict[str, str | None] = {}
 
-    def adopt(self, kernel: Any) -> None:
-        """Serve a kernel: its comm messages, and a plain manager that it made for itself."""
-        self.kernel = kernel
-        theirs = kernel.comm_manager
-        if theirs is not self and _is_plain(theirs):
-            self.targets.update(theirs.targets)
-            self.comms.update(theirs.comms)
-            theirs.targets, theirs.comms = self.targets, self.comms
+    def serve(self, kernel: Any, host: CommHost) -> None:
+        """Handle a kernel's comm messages, also for a plain manager that it made for itself.
+
+        Args:
+            kernel: any ipykernel kernel.
+            host: what comms need from it.
+        """
+        self.host = host
+        other = kernel.comm_manager
+        if other is not self and _is_plain(other):
+            self.targets.update(other.targets)
+            self.comms.update(other.comms)
+            other.targets, other.comms = self.targets, self.comms
         for name in COMM_MESSAGES:
             handler = kernel.shell_handlers.get(name)
             if handler is None or _is_plain(getattr(handler, "__self__", None)):
                 kernel.shell_handlers[name] = getattr(self, name)
+        for comm in self.comms.values():
+            host.opened(comm)
 
     def register_target(self, target_name: str, f: Any, persistent: bool = False) -> None:
-        """Let frontends open comms on a target: ``f(comm, comm_open message)`` is called.
+        """Let frontends open comms on a target.
 
         Args:
-            persistent: C3: its comms, and those that the kernel opens on it, stay when nobody
-                listens any more.
+            target_name: name of the target.
+            f: called with the comm and the ``comm_open`` message.
+            persistent: whether its comms, and those that the kernel opens on it, stay without a
+                subscriber (C3).
         """
         super().register_target(target_name, f)
         (self._persistent.add if persistent else self._persistent.discard)(target_name)
 
     def is_persistent(self, comm: BaseComm) -> bool:
-        """Tell whether ``comm`` stays when nobody listens (C3)."""
+        """Return True if ``comm`` stays without a subscriber (C3)."""
         own: bool | None = getattr(comm, "persistent", None)
         if own is not None:
             return own
         return any(fnmatchcase(comm.target_name, pattern) for pattern in self._persistent)
 
     def session_of(self, comm_id: str) -> str | None:
-        """Return the id of the session that a comm belongs to."""
+        """Return the id of the session to which a comm belongs."""
         return self._sessions.get(comm_id)
 
     def register_comm(self, comm: BaseComm) -> str:
         before = self.comms.get(comm.comm_id)
         if isinstance(before, Comm) and before is not comm:
             before.disconnect("another comm was opened under its id")
-        # C4: whose comm_open this is, or in whose request the kernel opens it.
-        parent = self.kernel.get_parent() if self.kernel is not None else {}
-        session = parent.get("header", {}).get("session") if parent else None
-        self._sessions[comm.comm_id] = session if isinstance(session, str) else None
-        if self.endings is not None:
-            self.endings.opened(comm)
+        # C4: the session that sent the comm_open, or in whose request the kernel opens the comm.
+        self._sessions[comm.comm_id] = self.host.requesting_session if self.host else None
+        if self.host is not None:
+            self.host.opened(comm)
         return super().register_comm(comm)
 
     def unregister_comm(self, comm: BaseComm) -> None:
@@ -229,8 +233,8 @@ class CommManager(BaseCommManager, LoggingConfigurable):
 
     def _forget(self, comm_id: str) -> None:
         self._sessions.pop(comm_id, None)
-        if self.endings is not None:
-            self.endings.closed(comm_id)
+        if self.host is not None:
+            self.host.closed(comm_id)
 
     # --- messages -----------------------------------------------------------------------------
 
@@ -246,24 +250,21 @@ class CommManager(BaseCommManager, LoggingConfigurable):
         if comm_id in self.comms:
             super().comm_msg(stream, ident, msg)
             return
-        # C5: whoever sends it does not know that the comm is closed.
-        log.warning("comm_msg to %r, which is no open comm, is answered by comm_close", comm_id)
-        if self.kernel is not None and isinstance(comm_id, str):
-            topic = f"comm-{comm_id}".encode()
+        # C5: the sender does not know yet that the comm is closed.
+        log.warning("comm_msg to %r, which is not an open comm, is answered by comm_close", comm_id)
+        if self.host is not None and isinstance(comm_id, str):
             content = {"comm_id": comm_id, "data": {}}
-            self.kernel.session.send(
-                self.kernel.iopub_socket, "comm_close", content, parent=msg, ident=topic
-            )
+            self.host.publish("comm_close", content, f"comm-{comm_id}".encode(), parent=msg)
 
     def comm_close(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
         comm_id = msg["content"]["comm_id"]
-        if comm_id in self.comms:  # else it is closed already: both ends did it at once
+        if comm_id in self.comms:  # otherwise both ends have closed it at the same time
             super().comm_close(stream, ident, msg)
             self._forget(comm_id)
 
 
 def _is_plain(manager: object) -> bool:
-    """Tell whether it is a manager as the packages have it; an author's subclass stays alone."""
+    """Return True for a manager of the upstream packages; an author's subclass is not plain."""
     kind = type(manager)
     return (
         isinstance(manager, BaseCommManager)
@@ -275,7 +276,7 @@ def _is_plain(manager: object) -> bool:
 _manager: CommManager | None = None
 
 
-def manager() -> CommManager:
+def get_manager() -> CommManager:
     """Return the process's manager."""
     global _manager
     if _manager is None:
@@ -284,5 +285,5 @@ def manager() -> CommManager:
 
 
 def create_comm(*arguments: Any, **options: Any) -> Comm:
-    """Make a `Comm`; without ``primary=False`` it is opened at once."""
+    """Make a `Comm`; without ``primary=False`` it is opened immediately."""
     return Comm(*arguments, **options)

@@ -1,13 +1,13 @@
-"""Who listens on IOPub: each subscription is given the name of its connection (SPEC C1, C4).
+"""The connections of IOPub's subscribers: each subscription is related to its connection (C1, C4).
 
-A stranger without a key can send an unsubscription for a topic that it never subscribed to, and
-libzmq reports it like any other. So no report is believed that its connection does not bear out:
-an unsubscription counts for the connection that it came over, and one that came over none (the
-connection is gone) only is a reason to look which ones have ended.
+An unauthenticated peer can send an unsubscription for a topic to which it never subscribed, and
+libzmq reports it like any other. Therefore each report is checked against the connection that it
+came over. An unsubscription without a connection (closed already) is only a reason to check which
+connections have ended.
 
-libzmq reports a lost connection late. Who came a moment after the last one had gone was reported
-first in 17 of 300 tries, so there never seemed to be nobody, and requests waited for ever. So each
-newcomer is a reason to look, too.
+libzmq can report a new subscription before the end of the previous one. Therefore each new
+subscriber is a reason to check as well; otherwise requests to the one that disconnected would wait
+forever.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import zmq
-
 from ...protocol.subscriptions import (
-    EveryoneLeft,
-    SessionLeft,
+    LastSubscriberLeft,
+    SessionDisconnected,
     Subscribed,
     Subscribers,
     Unsubscribed,
-    matters,
+    is_comm_topic,
 )
 
 
 class Connection(NamedTuple):
-    """A descriptor, and what tells it from others that the system gives the same number."""
+    """A descriptor, and the inode that identifies it while the number can be used again.
+
+    The descriptor is ZeroMQ's: it can be closed, and another file can get its number.
+    """
 
     descriptor: int
     device: int
@@ -40,122 +41,117 @@ class Connection(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        return _name_of(self.descriptor) == self
+        return connection_of(self.descriptor) == self
 
     def duplicate(self) -> socket.socket | None:
-        """Return a socket of the caller's own for this connection; None if that is closed."""
+        """Return a new socket for this connection, which the caller closes; None if it ended."""
         try:
             copy = os.dup(self.descriptor)
         except OSError:
             return None
         try:
-            if _name_of(copy) == self._replace(descriptor=copy):
+            if connection_of(copy) == self._replace(descriptor=copy):
                 return socket.socket(fileno=copy)
         except OSError:
-            pass  # it is no socket
-        os.close(copy)  # the number is somebody else's now
+            pass  # it is not a socket
+        os.close(copy)  # the number belongs to another file now
         return None
 
 
-class Listeners:
-    """Keeps `Subscribers`; belongs to IOPub's own thread.
+def connection_of(descriptor: int | None) -> Connection | None:
+    """Return the connection with this descriptor; None if it is not open, and on Windows."""
+    if descriptor is None or sys.platform == "win32":  # a SOCKET is not a file descriptor there
+        return None
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return Connection(descriptor, status.st_dev, status.st_ino)
+
+
+class ConnectionRegistry:
+    """Keeps `Subscribers` up to date; belongs to the publisher's thread.
 
     Args:
-        endpoint: where IOPub is bound, by ZeroMQ's words, e.g. ``tcp://127.0.0.1:5555``.
+        endpoint: where IOPub is bound, such as ``tcp://127.0.0.1:5555`` (``ZMQ_LAST_ENDPOINT``).
 
-    Attributes: ``subscribers`` (any thread may ask it), ``on_leave`` (called in IOPub's thread,
-    with what a leave means for comms; None: nobody wants to know).
+    Attributes: ``subscribers`` (any thread may query it), ``on_disconnect`` (called in the
+    publisher's thread with the consequence for comms; None: not called).
     """
 
     def __init__(self, endpoint: str) -> None:
-        self._end = _end_of(endpoint)
+        self._local_address = _local_address(endpoint)
         self.subscribers = Subscribers()
-        self.on_leave: Callable[[SessionLeft | EveryoneLeft], None] | None = None
-        # And whether they have subscribed to what matters to comms.
+        self.on_disconnect: Callable[[LastSubscriberLeft | SessionDisconnected], None] | None = None
+        # Whether the connection has subscribed to a topic that concerns comms.
         self._connections: dict[Connection, bool] = {}
 
-    def take(self, event: Subscribed | Unsubscribed, descriptor: int | None) -> None:
-        """Take note of ``event``, which came over the connection of that descriptor."""
-        connection = self._named(descriptor)
+    def apply(self, event: Subscribed | Unsubscribed, descriptor: int | None) -> None:
+        """Apply an event that came over the connection with this descriptor."""
+        connection = self._subscriber(descriptor)
         if isinstance(event, Subscribed):
             if connection is not None:
-                hears_comms = self._connections.get(connection, False)
-                if not hears_comms and matters(event.topic):
-                    hears_comms = True
-                    self._let_go()  # C1: who has left has left before this one came
-                self._connections[connection] = hears_comms
-            self.subscribers.joined(event.topic, connection)
+                receives_comms = self._connections.get(connection, False)
+                if not receives_comms and is_comm_topic(event.topic):
+                    receives_comms = True
+                    self._prune_closed()  # C1: earlier ends come before this subscription
+                self._connections[connection] = receives_comms
+            self.subscribers.add(event.topic, connection)
             return
-        # Not for each topic of one that had ten thousand: they all went with the first.
-        if connection is None and (self.subscribers.has(event.topic) or not matters(event.topic)):
-            self._let_go()
-        self._tell(self.subscribers.left(event.topic, connection))
+        # Not for each topic of a connection with ten thousand: all ended with the first.
+        topic_counts = self.subscribers.has(event.topic) or not is_comm_topic(event.topic)
+        if connection is None and topic_counts:
+            self._prune_closed()
+        self._report(self.subscribers.remove(event.topic, connection))
 
-    def _named(self, descriptor: int | None) -> Connection | None:
-        name = _name_of(descriptor)
-        # The number of one that has left already may be anything's by now, and that stays open.
-        return name if name is not None and _is_end(name, self._end) else None
+    def open_connections(self) -> list[Connection]:
+        """Return the connections that have subscribed and are open; from any thread."""
+        return [connection for connection in list(self._connections) if connection.is_open]
 
-    def _let_go(self) -> None:
-        """Forget those who are gone."""
-        ended = _ended(self._connections)
-        if ended:
-            for each in ended:
-                del self._connections[each]
-            self._tell(self.subscribers.gone(ended))
+    def _subscriber(self, descriptor: int | None) -> Connection | None:
+        connection = connection_of(descriptor)
+        # The number of a connection that has ended can be that of any other file by now.
+        if connection is None or not _is_bound_to(connection, self._local_address):
+            return None
+        return connection
 
-    def _tell(self, meanings: list[SessionLeft | EveryoneLeft]) -> None:
-        if self.on_leave is not None:
-            for meaning in meanings:
-                self.on_leave(meaning)
+    def _prune_closed(self) -> None:
+        closed = _closed(self._connections)
+        if closed:
+            for connection in closed:
+                del self._connections[connection]
+            self._report(self.subscribers.remove_connections(closed))
 
-    def connections(self) -> list[Connection]:
-        """Return those that have subscribed and are open; for any thread."""
-        return [each for each in list(self._connections) if each.is_open]
-
-
-def descriptor_of(frame: zmq.Frame) -> int | None:
-    """Return the descriptor of the connection that ``frame`` came over; None without one."""
-    try:
-        return int(frame.get("__fd"))
-    except (zmq.ZMQError, ValueError):
-        return None
+    def _report(self, events: list[LastSubscriberLeft | SessionDisconnected]) -> None:
+        if self.on_disconnect is not None:
+            for event in events:
+                self.on_disconnect(event)
 
 
-def _name_of(descriptor: int | None) -> Connection | None:
-    if descriptor is None or sys.platform == "win32":  # there it is no file's
-        return None
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return Connection(descriptor, found.st_dev, found.st_ino)
-
-
-def _end_of(endpoint: str) -> int | str:
-    """Return what tells the kernel's ends of connections to ``endpoint``: a port or a path."""
+def _local_address(endpoint: str) -> int | str:
+    """Return what identifies the kernel's ends of connections to ``endpoint``: port or path."""
     transport, _, address = endpoint.partition("://")
     return address if transport == "ipc" else int(address.rpartition(":")[2])
 
 
-def _is_end(connection: Connection, end: int | str) -> bool:
+def _is_bound_to(connection: Connection, local_address: int | str) -> bool:
     copy = connection.duplicate()
     if copy is None:
         return False
     with copy:
-        address = copy.getsockname()
-    return bool((address[1] if isinstance(address, tuple) else address) == end)
+        name = copy.getsockname()
+    return bool((name[1] if isinstance(name, tuple) else name) == local_address)
 
 
-def _ended(connections: Iterable[Connection]) -> set[Connection]:
-    """Return those that are closed here, or at their other end."""
+def _closed(connections: Iterable[Connection]) -> set[Connection]:
+    """Return the connections that are closed here or at their other end."""
     if sys.platform == "win32":
         return set()
-    # An end of file alone is not reported everywhere; macOS has POLLHUP for it.
+    # POLLRDHUP reports an end of file; macOS lacks it and reports POLLHUP.
     poller, hung_up = select.poll(), getattr(select, "POLLRDHUP", 0)
     connections = list(connections)
-    for each in connections:
-        poller.register(each.descriptor, hung_up)
+    for connection in connections:
+        poller.register(connection.descriptor, hung_up)
     reported = {descriptor for descriptor, _ in poller.poll(0)}
-    # A number may be somebody else's by now; then what was said of it is of no interest.
-    return {each for each in connections if each.descriptor in reported or not each.is_open}
+    # A number can belong to another file by now; then the report does not matter.
+    return {c for c in connections if c.descriptor in reported or not c.is_open}

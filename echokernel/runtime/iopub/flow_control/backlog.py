@@ -7,16 +7,8 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from ....protocol.flow_control import FlowLimits
 from ... import zmq_multipart
-
-BACKLOG_MESSAGES = 100_000
-"""Messages that a subscriber may be behind; a small one costs 0.9 KB, shared by all who wait.
-
-Fewer if it has taken in much that its program has not read: `channels.IOPUB_SEND_HWM`.
-"""
-
-BACKLOG_BYTES = 256 * 1024 * 1024
-"""Bytes that a subscriber may be behind."""
 
 _SEGMENT_MESSAGES = 500
 _SEGMENT_BYTES = 1024 * 1024
@@ -41,7 +33,8 @@ class Backlog:
     were ever sent.
     """
 
-    def __init__(self, xpub: zmq.Socket[bytes]) -> None:
+    def __init__(self, xpub: zmq.Socket[bytes], limits: FlowLimits) -> None:
+        self._limits = limits
         self._send = zmq_multipart.sender(xpub)
         self._segments: list[_Segment] = []
         self.segments = 0
@@ -80,7 +73,7 @@ class Backlog:
 
     @property
     def is_heavy(self) -> bool:
-        return self.size > BACKLOG_BYTES
+        return self.size > self._limits.backlog_bytes
 
     def waits_for(self, segment: int) -> bool:
         """Tell whether somebody has not been sent the segment of that number, or one before."""
@@ -88,4 +81,8 @@ class Backlog:
 
     def within(self, share: float) -> bool:
         """Tell whether it is no longer than that share of what it may be."""
-        return self.messages <= BACKLOG_MESSAGES * share and self.size <= BACKLOG_BYTES * share
+        limits = self._limits
+        return (
+            self.messages <= limits.backlog_messages * share
+            and self.size <= limits.backlog_bytes * share
+        )

@@ -7,18 +7,17 @@ import itertools
 import operator
 from collections.abc import Callable, Sequence
 
-MISSED = 10_000
-"""Messages that are kept for a subscriber whose queue is full: status, and as many others."""
-
 
 class Missed:
     """What is kept for whose queue is full, status apart from the rest, which may be much more.
 
     Args:
         lose: is told what there is no room for any more; the oldest goes first.
+        limit: status messages that are kept, and as many others.
     """
 
-    def __init__(self, lose: Callable[[Sequence[bytes]], None]) -> None:
+    def __init__(self, lose: Callable[[Sequence[bytes]], None], limit: int) -> None:
+        self._limit = limit
         self._lose = lose
         self._status: collections.deque[tuple[int, Sequence[bytes]]] = collections.deque()
         self._others: collections.deque[tuple[int, Sequence[bytes]]] = collections.deque()
@@ -30,7 +29,7 @@ class Missed:
     def append(self, frames: Sequence[bytes], msg_type: str) -> None:
         kept = self._status if msg_type == "status" else self._others
         kept.append((next(self._count), frames))
-        if len(kept) > MISSED:
+        if len(kept) > self._limit:
             self._lose(kept.popleft()[1])
 
     def take(self) -> list[Sequence[bytes]]:

@@ -15,7 +15,6 @@ drops for that subscriber alone.
 from __future__ import annotations
 
 import collections
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,14 +22,14 @@ from typing import Any
 
 import zmq
 
-from ....protocol.wire import DELIMITER
+from ....protocol.flow_control import FlowLimits
+from ....protocol.wire import HEADER, peek
 from ... import zmq_multipart
-from ..subscriber_sockets import SubscriberSockets
 from .backlog import Backlog
 from .missed import Missed
+from .reader_progress import ReaderProgress
 
-PATIENCE = 3.0
-"""Seconds without progress, beyond the bound, after which a subscriber is said not to read."""
+log = logging.getLogger("echokernel")
 
 SMALL = 1024
 """Bytes of output that goes on to everybody where only bytes are the matter."""
@@ -62,14 +61,14 @@ class SlowReaders:
         xpub: zmq.Socket[bytes],
         notice: Callable[[str, Sequence[bytes]], Sequence[bytes]],
         pause: Callable[[], bool],
-        log: logging.Logger,
+        limits: FlowLimits,
     ) -> None:
         self._socket = xpub
-        self._backlog = Backlog(xpub)
-        self._subscribers = SubscriberSockets()
+        self._limits = limits
+        self._backlog = Backlog(xpub, limits)
+        self._subscribers = ReaderProgress()
         self._notice = notice
         self._pause = pause
-        self._log = log
         self.dropping = False
         self._left_to_zeromq = False
         self._was_left = False  # since the first loss: it may have had some of what was counted
@@ -77,12 +76,12 @@ class SlowReaders:
         self._somebody_reads = False
         self._lost = 0
         self._example: Sequence[bytes] = []  # a message that was lost
-        self._missed = Missed(self._lose)
+        self._missed = Missed(self._lose, limits.held_messages)
         self._due: collections.deque[Sequence[bytes]] = collections.deque()
         self._looked_at = 0.0
         self._refuse(True)
 
-    def joined(self, topic: bytes, descriptor: int | None) -> None:
+    def subscribed(self, topic: bytes, descriptor: int | None) -> None:
         """Somebody subscribed, over the connection ``descriptor``."""
         if descriptor is not None and not topic.startswith(NO_OUTPUT):
             self._subscribers.add(descriptor)
@@ -112,7 +111,7 @@ class SlowReaders:
             self._see_who_reads()
         self._send_past(frames, copy, size)
 
-    def send_at_once(self, frames: Sequence[bytes]) -> None:
+    def send_now(self, frames: Sequence[bytes]) -> None:
         """Send what is no output, before anything else: a welcome, say; it may be in a `pause`.
 
         At once if nobody's queue is full, and else as soon as that is decided.
@@ -125,7 +124,7 @@ class SlowReaders:
         """Whether to `look` from time to time."""
         return self.dropping or bool(self._due)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """See whether what `is_waiting` is for is over."""
         if self.dropping:
             self._see_whether_it_is_over()
@@ -146,8 +145,8 @@ class SlowReaders:
         backlog = self._backlog
         if not backlog.is_full and backlog.send(frames, copy, size):
             return True
-        self._subscribers.somebody_reads()  # since now
-        behind, patience = backlog.messages, Patience()
+        self._subscribers.any_reads()  # since now
+        behind, patience = backlog.messages, Patience(self._limits.patience)
         while patience.lasts():
             if not self._pause():
                 self._refuse(False)  # the end: what there is room for
@@ -156,7 +155,7 @@ class SlowReaders:
             if not backlog.is_full and backlog.send(frames, copy, size):
                 return True
             if backlog.messages < behind:
-                behind, patience = backlog.messages, Patience()
+                behind, patience = backlog.messages, Patience(self._limits.patience)
         return False
 
     def _send_past(self, frames: Sequence[Any], copy: bool, size: int) -> None:
@@ -199,20 +198,20 @@ class SlowReaders:
         """Send when there is room; return False if nobody whose queue is full reads."""
         if self._backlog.send(frames, copy, size):
             return True
-        self._subscribers.have_taken()  # since now
-        patience = Patience()
+        self._subscribers.any_progress()  # since now
+        patience = Patience(self._limits.patience)
         while patience.lasts() and self._pause():
             if self._backlog.send(frames, copy, size):
                 return True
-            if self._subscribers.have_taken():
-                patience = Patience()
+            if self._subscribers.any_progress():
+                patience = Patience(self._limits.patience)
         return False
 
     def _lose(self, frames: Sequence[bytes]) -> None:
         self._lost += 1
         if self._lost == 1:
             self._example = frames
-            self._log.warning(
+            log.warning(
                 "IOPub: a subscriber does not read and is %d messages (%d MB) behind: output to it"
                 " is dropped until it reads again",
                 self._backlog.messages,
@@ -225,7 +224,7 @@ class SlowReaders:
 
     def _see_who_reads(self) -> None:
         """If others do, they lose nothing; also who does now and then."""
-        somebody_reads = self._subscribers.somebody_reads() and len(self._subscribers) > 1
+        somebody_reads = self._subscribers.any_reads() and len(self._subscribers) > 1
         self._somebody_reads = self._somebody_reads or somebody_reads
 
     def _recover(self) -> None:
@@ -234,10 +233,10 @@ class SlowReaders:
         self._socket.getsockopt(zmq.EVENTS)  # has it learn what was read: it looks rarely
         # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
         for frames in self._missed.take():
-            self.send_at_once(frames)
+            self.send_now(frames)
         if self._lost:
             number = f"up to {self._lost}" if self._was_left else str(self._lost)
-            self._log.warning("IOPub: %s messages were lost to a subscriber", number)
+            log.warning("IOPub: %s messages were lost to a subscriber", number)
             self._tell(f"{number} messages were not sent to a client that had stopped reading")
         self._lost, self._example, self._was_left = 0, [], False
 
@@ -252,15 +251,15 @@ class SlowReaders:
 
 
 class Patience:
-    """PATIENCE, spent only while the kernel runs.
+    """Seconds of waiting, which count only while the kernel runs.
 
     A laptop that slept, or a container that was frozen, for longer had its readers lose 43,000 of
     170,000 messages: nobody had read anything meanwhile.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._left = PATIENCE
+        self._left = seconds
         self._looked_at = clock()
 
     def lasts(self) -> bool:
@@ -271,9 +270,5 @@ class Patience:
 
 
 def type_of(frames: Sequence[Any]) -> str:
-    """Return the ``msg_type`` of a message; empty if it is none."""
-    try:
-        header = json.loads(bytes(frames[list(frames).index(DELIMITER) + 2]))
-        return str(header["msg_type"])
-    except (ValueError, LookupError, TypeError):
-        return ""
+    """Return the ``msg_type`` of a message; empty if ``frames`` is not a message."""
+    return str(peek(frames, HEADER).get("msg_type", ""))
