@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import pytest
-from conftest import start_classic
+from conftest import TESTS, start_classic
 from harness import BUSY, IDLE, Client, parse, receive
 
 
@@ -47,7 +46,7 @@ def serve(kernel_class, context, tmp_path, start, *arguments, **environment) -> 
         words = ("--kernel-class", kernel_class, *arguments)
         # Else debugpy, which IPython's kernel imports, warns on stderr as soon as it is loaded.
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        here = {"PYTHONPATH": os.path.dirname(__file__)}
+        here = {"PYTHONPATH": TESTS}
         processes.append(start(path, *words, **quiet, **here, **environment))
 
     client = Client(context, start_classic(tmp_path, start_it))

@@ -26,6 +26,9 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+TESTS = os.path.dirname(__file__)
+"""For the path of a kernel's Python: where the kernels of the tests are."""
+
 FORMS = ("signed-frame", "handshake-request")
 
 

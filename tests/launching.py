@@ -13,6 +13,18 @@ from jupyter_client import KernelManager
 HERE = os.path.dirname(__file__)
 FAKE_KERNEL = os.path.join(HERE, "fake_kernel.py")
 
+SPY = """
+import json, os, shutil, stat, sys
+startup_file, seen = sys.argv[1:3]
+with open(startup_file) as file:
+    keys = json.load(file)
+with open(seen, "w") as file:
+    json.dump({"path": startup_file, "keys": keys, "mode": os.stat(startup_file).st_mode}, file)
+argv = [word.replace("{connection_file}", startup_file) for word in sys.argv[3:]]
+os.execv(sys.executable, [sys.executable, *argv])
+"""
+"""A process that notes its startup file, and then becomes the kernel that is named after it."""
+
 
 def echoes(client, text="hello"):
     """Execute through a stock client; tell whether exactly that came back."""

@@ -16,18 +16,7 @@ from conftest import close_loop_of_this_thread, handshake_metadata
 from harness import OWN_ADDRESS, message, mode, signed_frame, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
-from launching import connect, started
-
-SPY = """
-import json, os, shutil, stat, sys
-startup_file, seen = sys.argv[1:3]
-with open(startup_file) as file:
-    keys = json.load(file)
-with open(seen, "w") as file:
-    json.dump({"path": startup_file, "keys": keys, "mode": os.stat(startup_file).st_mode}, file)
-argv = [word.replace("{connection_file}", startup_file) for word in sys.argv[3:]]
-os.execv(sys.executable, [sys.executable, *argv])
-"""
+from launching import SPY, connect, started
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 import zmq
-from conftest import FORMS
+from conftest import FORMS, TESTS
 from harness import (
     BUSY,
     CHANNELS,
@@ -220,7 +220,7 @@ def test_a_language_that_loads_for_longer_than_the_deadline(signed_frame_launche
     process = start(
         signed_frame_launcher.write_file(),
         *("--handshake-timeout", "0.5", "--kernel-class", "slow_to_load:SlowKernel"),
-        PYTHONPATH=os.path.dirname(__file__),
+        PYTHONPATH=TESTS,
     )
     connection = signed_frame_launcher.receive_registration()
     signed_frame_launcher.give_receipt()

@@ -1,15 +1,14 @@
 """JEP 65 on the wire: every subscription to the installed kernel is welcomed."""
 
-import os
 import socket
 import struct
 
 import pytest
 import zmq
-from conftest import start_classic
+from conftest import TESTS, start_classic
 from harness import BUSY, DEADLINE, IDLE, Client, message, parse, receive, url
 
-KERNELS = {"PYTHONPATH": os.path.dirname(__file__)}
+KERNELS = {"PYTHONPATH": TESTS}
 
 
 def subscribe(context, connection, *topics):

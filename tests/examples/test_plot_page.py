@@ -2,20 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import optional
 import pytest
 from browser import PAGE_TIME, Page, chromium
 from comm_peers import CommClient
 from servers import TOKEN, Server
-from test_examples import EXAMPLES
 
 By = optional.module("selenium.webdriver.common.by").By
 ActionChains = optional.module("selenium.webdriver").ActionChains
 
 pytestmark = pytest.mark.timeout(300)  # a browser on a slow machine
 
-PLOT = EXAMPLES / "plot_kernel"
+PLOT = Path(__file__).parents[2] / "examples" / "plot_kernel"
 
 
 @pytest.fixture(scope="module")

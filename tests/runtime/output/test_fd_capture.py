@@ -5,9 +5,9 @@ import os
 import signal
 
 import pytest
-from conftest import start_classic
+from cells import run
+from conftest import TESTS, start_classic
 from harness import Client
-from test_messaging_wire import KERNELS, run
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def started(context, tmp_path, start):
 
         def start_kernel(path, *arguments):
             words = ("--kernel-class", "kernels:DoingKernel", *options, *arguments)
-            process.append(start(path, *words, **KERNELS))
+            process.append(start(path, *words, PYTHONPATH=TESTS))
 
         made.append(Client(context, start_classic(tmp_path, start_kernel)))
         made[-1].process = process[0]

@@ -1,7 +1,6 @@
 """Our clients (S1-S3): on kernels that run, start, restart, die, and on fake ones."""
 
 import asyncio
-import os
 import queue
 import signal
 import sys
@@ -10,7 +9,7 @@ import threading
 import pytest
 import zmq
 from answering_kernels import FakeKernel
-from conftest import handshake_metadata, start_classic
+from conftest import TESTS, handshake_metadata, start_classic
 from harness import (
     CHANNELS,
     DEADLINE,
@@ -92,7 +91,7 @@ def manage():
 @pytest.fixture
 def doing(tmp_path, start, monkeypatch):
     """A running kernel that does what its cells say; (connection, process)."""
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", TESTS)
     started = []
 
     def start_and_note(*arguments):

@@ -236,7 +236,7 @@ def test_a_kernels_start_loads_no_command():
         "import sys\n"
         "from echokernel.__main__ import main\n"
         "print(main(['-f', '/no/such/file']),"
-        " *(n for n in ('doctor', 'stress', 'install') if 'echokernel.' + n in sys.modules))"
+        " *(n for n in ('doctor', 'stress', 'install') if 'echokernel.tools.' + n in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "2\n"

@@ -10,8 +10,7 @@ import zmq
 from conftest import handshake_metadata
 from harness import fails_with_one_line, free_range, wait_until
 from jupyter_client.localinterfaces import public_ips
-from launching import connect, echoes, fake_kernel, started, stop
-from test_provisioner import SPY
+from launching import SPY, connect, echoes, fake_kernel, started, stop
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from harness import url
 from jupyter_client.session import Session
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
 
 

@@ -7,7 +7,7 @@ import threading
 import psutil
 import pytest
 import zmq
-from conftest import start_classic
+from conftest import TESTS, start_classic
 from harness import IDLE, Client, parse, receive, url
 
 from echokernel.runtime.iopub.flow_control import slow_readers
@@ -18,7 +18,6 @@ PATIENT = 300
 
 pytestmark = pytest.mark.timeout(3 * PATIENT)
 
-HERE = os.path.dirname(__file__)
 MORE_THAN_THE_BOUND = 160_000
 MB = 1_000_000
 
@@ -30,7 +29,7 @@ def kernel(context, tmp_path, start, request):
     Its parameter is a folder here with a ``sitecustomize`` for the kernel's Python.
     """
     process = []
-    paths = [HERE, f"{HERE}/{request.param}"] if hasattr(request, "param") else [HERE]
+    paths = [TESTS, f"{TESTS}/{request.param}"] if hasattr(request, "param") else [TESTS]
 
     def start_kernel(path, *arguments):
         words = ("--kernel-class", "kernels:DoingKernel", *arguments)

@@ -10,7 +10,7 @@ from comm_peers import CommClient, Onlooker
 from conftest import start_classic
 from nbclient import NotebookClient
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 # --- IPython ------------------------------------------------------------------------------------

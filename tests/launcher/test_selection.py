@@ -10,8 +10,7 @@ import pytest
 from conftest import handshake_metadata
 from harness import CHANNELS, OWN_ADDRESS, free_port, wait_until
 from jupyter_client.provisioning import KernelProvisionerFactory
-from launching import HERE, connect, echoes, fake_kernel, gone, started, stop
-from test_provisioner import SPY
+from launching import HERE, SPY, connect, echoes, fake_kernel, gone, started, stop
 from traitlets.config import Config
 
 

@@ -6,10 +6,10 @@ import signal
 
 import pytest
 import zmq
-from conftest import start_classic
+from conftest import TESTS, start_classic
 from harness import BUSY, IDLE, KEY, Client, message, parse, receive, sign, url
 
-KERNELS = {"PYTHONPATH": os.path.dirname(__file__)}
+KERNELS = {"PYTHONPATH": TESTS}
 
 
 @pytest.fixture(params=["DoingKernel", "AsyncKernel"])
