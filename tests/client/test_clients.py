@@ -8,25 +8,19 @@ import threading
 
 import pytest
 import zmq
-from answering_kernels import FakeKernel
-from conftest import TESTS, handshake_metadata, start_classic
-from harness import (
-    CHANNELS,
-    DEADLINE,
-    OWN_ADDRESS,
-    SECOND,
-    Client,
-    free_range,
-    message,
-    receive,
-    wait_until,
-)
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.channelsabc import HBChannelABC
 from jupyter_client.threaded import ThreadedKernelClient, ThreadedZMQSocketChannel
 from jupyter_core.utils import ensure_async
+from support import KERNEL_PATH
+from support.fake_kernel_thread import FakeKernel
+from support.kernel_processes import start_classic
+from support.kernelspecs import handshake_metadata
+from support.ports import OWN_ADDRESS, free_range
+from support.raw_client import CHANNELS, SECOND, Client, message, receive
+from support.waits import DEADLINE, poll_until
 from traitlets import Type
 
 from echokernel.client import (
@@ -42,7 +36,7 @@ from echokernel.client import ready as client_wait
 from echokernel.protocol import readiness
 from echokernel.protocol.errors import KernelDied, NotReady
 
-DOING = ["--kernel-class", "kernels:DoingKernel"]
+SCRIPTED = ["--kernel-class", "support.scripted_kernels:ScriptedKernel"]
 
 
 @pytest.fixture
@@ -89,15 +83,14 @@ def manage():
 
 
 @pytest.fixture
-def doing(tmp_path, start, monkeypatch):
+def doing(tmp_path, start):
     """A running kernel that does what its cells say; (connection, process)."""
-    monkeypatch.setenv("PYTHONPATH", TESTS)
     started = []
 
     def start_and_note(*arguments):
-        started.append(start(*arguments))
+        started.append(start(*arguments, **KERNEL_PATH))
 
-    return start_classic(tmp_path, start_and_note, *DOING), started[0]
+    return start_classic(tmp_path, start_and_note, *SCRIPTED), started[0]
 
 
 def heard(client):
@@ -131,10 +124,10 @@ async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
     with FakeKernel(context) as kernel:
         client = attach(kernel.connection, kind)
         expected = [b"\x01", b"\x01" + presence_topic(client.session.session)]
-        wait_until(lambda: len(kernel.joined) >= 2, "both subscriptions")
+        poll_until(lambda: len(kernel.joined) >= 2, "both subscriptions")
         client.stop_channels()
         left = [b"\x00" + event[1:] for event in expected]
-        wait_until(lambda: len(kernel.joined) >= 4, "the client has left")
+        poll_until(lambda: len(kernel.joined) >= 4, "the client has left")
         assert kernel.joined[:2] == expected
         assert sorted(kernel.joined[2:]) == left
 
@@ -505,7 +498,7 @@ def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
     assert [other.publication()["msg_type"] for _ in range(2)] == ["status", "execute_input"]
     client = attach(connection)
     channel = client.iopub_channel
-    wait_until(channel.msg_ready, "it is welcomed")
+    poll_until(channel.msg_ready, "it is welcomed")
     killer = threading.Timer(0.5, process.popen.send_signal, [signal.SIGKILL])
     killer.start()
     with pytest.raises(KernelDied, match="no heartbeat"):

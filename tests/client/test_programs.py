@@ -1,14 +1,13 @@
 """Programs of others with our clients, by their configuration alone (S3)."""
 
 import os
-import subprocess
-import sys
 
 import nbformat
-import pexpect
 import pytest
-from harness import DEADLINE, wait_until
 from nbclient import NotebookClient
+from support.consoles import exit_console
+from support.programs import run_python
+from support.waits import DEADLINE, poll_until
 from traitlets.config import Config
 
 from echokernel.client import AsyncWelcomeClient
@@ -60,25 +59,10 @@ def test_jupyter_execute(tmp_path):
     """S3: on the command line."""
     path = tmp_path / "notebook.ipynb"
     nbformat.write(notebook("echo-handshake", "hello"), path)
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "jupyter_core", "execute", "--inplace", str(path),
-            f"--NotebookClient.kernel_manager_class={ASYNC_MANAGER}",
-        ],
-        env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )  # fmt: skip
+    words = ("jupyter_core", "execute", "--inplace", str(path))
+    done = run_python("-m", *words, f"--NotebookClient.kernel_manager_class={ASYNC_MANAGER}")
     assert done.returncode == 0, done.stderr
     assert nbformat.read(path, 4).cells[0].outputs[0].text == "hello"
-
-
-def leave(child):
-    # The prompt is on the screen a little before the console listens to single keys.
-    wait_until(lambda: child.send("\x04") and child.expect(["exit", pexpect.TIMEOUT], 1) == 0, "^D")
-    child.sendline("y")
-    child.expect(pexpect.EOF)
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "python3", "xpython-raw"])
@@ -89,7 +73,7 @@ def test_jupyter_console(name, console):
     child.sendline("'hel' 'lo'")
     child.expect("'hel' 'lo'[^$]*hel")
     child.expect(r"In \[.*2.*\]")
-    leave(child)
+    exit_console(child)
 
 
 def test_jupyter_console_on_an_existing_kernel(console, start, runtime_dir, tmp_path):
@@ -98,7 +82,7 @@ def test_jupyter_console_on_an_existing_kernel(console, start, runtime_dir, tmp_
     (tmp_path / "configuration" / "jupyter_console_config.py").write_text(CONSOLE_CONFIGURATION)
     process = start(None)
     name = f"kernel-{process.pid}.json"
-    wait_until(lambda: (runtime_dir / name).exists(), "the kernel runs")
+    poll_until(lambda: (runtime_dir / name).exists(), "the kernel runs")
     child = console("--existing", name, "--log-level=DEBUG")
     child.expect(r"In \[.*1.*\]")
     child.sendline("hello")
@@ -106,4 +90,4 @@ def test_jupyter_console_on_an_existing_kernel(console, start, runtime_dir, tmp_
     child.expect(r"In \[.*2.*\]")
     child.close(force=True)
     os.kill(process.pid, 15)
-    process.end()
+    process.wait_for_end()

@@ -1,24 +1,16 @@
 """examples/*.py of clients, run as their reader would, and the ten lines of docs/client.md."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from harness import url
 from jupyter_client.session import Session
+from support import CHECKOUT
+from support.programs import run_python
+from support.raw_client import url
 
-CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = CHECKOUT / "examples"
 
 
 def output_of(name, *words):
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *words],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = run_python(str(EXAMPLES / name), *words)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

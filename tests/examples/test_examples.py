@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import nbformat
-from comm_peers import CommClient, Onlooker
-from conftest import start_classic
 from nbclient import NotebookClient
+from support import CHECKOUT
+from support.comm_clients import CommClient, Observer
+from support.kernel_processes import start_classic
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = CHECKOUT / "examples"
 
 
 # --- IPython ------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_the_last_subscriber_leaves(context, tmp_path, start):
         start(path, "--kernel-class", "plot_kernel:PlotKernel", *options, PYTHONPATH=folder)
 
     connection = start_classic(tmp_path, start_it, "--comm-grace-period=0.3")
-    onlooker = Onlooker(context, connection)
+    onlooker = Observer(context, connection)
     page = CommClient(context, connection)
     page.open("mouse", "cursor")
     page.execute("3 1 4")

@@ -2,20 +2,19 @@
 
 import json
 import shutil
-from pathlib import Path
 
-import optional
 import pytest
-from browser import PAGE_TIME, Page, chromium
-from comm_peers import CommClient
-from servers import TOKEN, Server
+from support import CHECKOUT, optional
+from support.browser import PAGE_TIME, Page, chromium
+from support.comm_clients import CommClient
+from support.servers import TOKEN, Server
 
 By = optional.module("selenium.webdriver.common.by").By
 ActionChains = optional.module("selenium.webdriver").ActionChains
 
 pytestmark = pytest.mark.timeout(300)  # a browser on a slow machine
 
-PLOT = Path(__file__).parents[2] / "examples" / "plot_kernel"
+PLOT = CHECKOUT / "examples" / "plot_kernel"
 
 
 @pytest.fixture(scope="module")

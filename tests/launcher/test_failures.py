@@ -7,53 +7,47 @@ import sys
 
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import text_of, wait_until
 from jupyter_client import AsyncKernelManager
-from launching import (
-    fake_kernel,
-    gone,
-    is_zombie,
-    started,
-    stop,
-)
+from support.kernelspecs import handshake_metadata
+from support.managers import fake_kernelspec, start_manager, stop_manager
+from support.waits import has_exited, poll_until, read_when_written, wait_for_exit
 
 
 def test_registers_twice(kernelspecs, tmp_path):
     """L3: the first registration counts."""
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes", "registers-twice")
-    manager = started(name)
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", "registers-twice")
+    manager = start_manager(name)
     process = psutil.Process(manager.provisioner.pid)
     listening = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
     assert set(manager.ports) == listening, "the second one named other ports"
     assert manager.is_alive()
-    stop(manager, now=True)
+    stop_manager(manager, now=True)
 
 
 @pytest.mark.parametrize("habit", ["registers-for=somebody", "bad-signature"])
 def test_registers_for_another(habit, kernelspecs, tmp_path, caplog):
     """L3, L4: nobody's registration; the launch that waits goes on to its deadline."""
     config = {"handshake": "signed-frame", "launch_timeout": 10}
-    name, notes = fake_kernel(kernelspecs, tmp_path / "notes", habit, config=config)
+    name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes", habit, config=config)
     with pytest.raises(RuntimeError, match="did not register its ports within 10 s"):
-        started(name)
+        start_manager(name)
     [note] = notes()
-    assert gone(note["pid"])
+    wait_for_exit(note["pid"])
     assert "registration socket: ignored a message" in caplog.text
     assert note["keys"]["key"] not in caplog.text
 
 
 def test_trap_13_each_launch_has_an_id_of_its_own(kernelspecs, tmp_path):
     """Trap 13, L3: a restart reuses key and socket; a late registration must not count."""
-    name, notes = fake_kernel(kernelspecs, tmp_path / "notes")
-    manager = started(name)
+    name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes")
+    manager = start_manager(name)
     old = notes()[0]["keys"]
     manager.restart_kernel(now=True)
     new = notes()[1]["keys"]
     assert (old["key"], old["registration_port"]) == (new["key"], new["registration_port"])
     assert old["kernel_id"] != new["kernel_id"]
     assert old["kernel_id"].startswith(manager.kernel_id)
-    stop(manager, now=True)
+    stop_manager(manager, now=True)
 
 
 STOPPED = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
@@ -66,8 +60,8 @@ def test_is_stopped(kernelspecs, capfd):
     config = {"handshake": "signed-frame", "launch_timeout": 8}
     kernelspecs("stopped", argv=argv, metadata=handshake_metadata(**config))
     with pytest.raises(RuntimeError, match="within 8 s") as caught:
-        started("stopped")
-    assert gone(int(caught.value.stderr_tail.split()[1]))
+        start_manager("stopped")
+    wait_for_exit(int(caught.value.stderr_tail.split()[1]))
 
 
 LAUNCHER = """
@@ -114,10 +108,10 @@ def test_the_launcher_is_killed(until, kernelspecs, runtime_dir, tmp_path):
     with launcher("echo", "started") as process:
         pid = int(process.stdout.readline())
         process.kill()
-        assert gone(pid)
+        wait_for_exit(pid)
         process.communicate()
     # The launcher could not remove its own; the kernel removes what it has written.
-    wait_until(lambda: not list(runtime_dir.glob("kernel-*")), "the connection file is gone")
+    poll_until(lambda: not list(runtime_dir.glob("kernel-*")), "the connection file is gone")
     for left in runtime_dir.glob("registration-*"):
         left.unlink()
 
@@ -138,11 +132,11 @@ def test_trap_8_the_launcher_ends_while_a_launch_hangs(
         metadata=handshake_metadata(handshake=way),
     )  # fmt: skip
     with launcher("hanging", until) as process:
-        pid = int(text_of(pid_file))
+        pid = int(read_when_written(pid_file))
         assert list(runtime_dir.iterdir()), "there is a file to sweep away"
         process.stdin.close()  # and so the program ends as programs do
         assert process.wait(20) == 0
-        assert gone(pid)
+        wait_for_exit(pid)
         assert list(runtime_dir.iterdir()) == []
         process.stdin = None
         process.communicate()
@@ -177,7 +171,7 @@ async def test_trap_7_a_shutdown_during_the_launch(way, kernelspecs, tmp_path, r
         await starting
     with pytest.raises(RuntimeError, match="given up"):
         await asyncio.wait_for(ready, 5)
-    assert gone(pid)
+    wait_for_exit(pid)
     assert list(runtime_dir.iterdir()) == []
     manager.context.destroy(linger=0)
 
@@ -190,14 +184,14 @@ async def test_trap_7_a_start_by_rewrite_that_is_cancelled(kernelspecs, tmp_path
         await starting
     with pytest.raises(RuntimeError, match="cancelled"):
         await asyncio.wait_for(manager.ready, 5)
-    assert gone(pid)
+    wait_for_exit(pid)
     assert list(runtime_dir.iterdir()) == []
     manager.context.destroy(linger=0)
 
 
 async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runtime_dir):
     """L7, L8: what was given up is not begun again in another way, just when one has failed."""
-    name, notes = fake_kernel(
+    name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", "at-registration-waits",
         config={"guess_timeout": 10}, kernel_protocol_version="5.6",
     )  # fmt: skip
@@ -206,19 +200,20 @@ async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runt
     while not (tmp_path / "notes").exists() or not notes():
         await asyncio.sleep(0.01)
     # Between its death and the next attempt there are some 0.1 s.
-    while not is_zombie(notes()[0]["pid"]):
+    while not has_exited(notes()[0]["pid"]):
         await asyncio.sleep(0.001)
     await manager.provisioner.cleanup()
     with pytest.raises(RuntimeError):
         await starting
-    assert all(gone(note["pid"]) for note in notes())
+    for note in notes():
+        wait_for_exit(note["pid"])
     assert list(runtime_dir.iterdir()) == []
     manager.context.destroy(linger=0)
 
 
 async def test_cleanup_between_the_two_halves_of_a_start(kernelspecs, tmp_path, runtime_dir):
     """L8: early: nothing is started on a file that is gone."""
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes")
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes")
     manager = AsyncKernelManager(kernel_name=name)
     command, arguments = await manager.pre_start_kernel()
     await manager.provisioner.cleanup()
@@ -231,8 +226,8 @@ async def test_cleanup_between_the_two_halves_of_a_start(kernelspecs, tmp_path, 
 
 def test_cleanup_late_and_twice(kernelspecs, tmp_path):
     """L8, trap 7: right after the launch (as Voilà does) and more than once; it runs on."""
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes")
-    manager = started(name)
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes")
+    manager = start_manager(name)
     cleanup = manager.provisioner.cleanup
     for restart in (True, False, False):
         asyncio.run(cleanup(restart=restart))
@@ -240,7 +235,7 @@ def test_cleanup_late_and_twice(kernelspecs, tmp_path):
     assert os.path.exists(manager.connection_file)
     manager.restart_kernel(now=True)
     assert manager.is_alive()
-    stop(manager, now=True)
+    stop_manager(manager, now=True)
 
 
 def test_the_event_loop_goes_away_during_a_launch(kernelspecs, tmp_path, runtime_dir):
@@ -249,7 +244,7 @@ def test_the_event_loop_goes_away_during_a_launch(kernelspecs, tmp_path, runtime
     manager, starting, pid = loop.run_until_complete(hanging(kernelspecs, tmp_path))
     waiting = starting.get_coro()
     waiting.close()
-    assert gone(pid)
+    wait_for_exit(pid)
     assert list(runtime_dir.iterdir()) == []
     starting.cancel()
     loop.run_until_complete(asyncio.wait([starting]))

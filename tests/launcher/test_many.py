@@ -7,9 +7,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import OWN_ADDRESS
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
-from launching import connect, echoes, echoes_async, in_thread_of_its_own, started, stop
+from support.managers import (
+    closing_event_loop,
+    connect_client,
+    echoes,
+    echoes_async,
+    start_manager,
+    stop_manager,
+)
+from support.ports import OWN_ADDRESS
+from support.programs import run_python
 
 
 async def start_and_stop(text):
@@ -37,18 +45,18 @@ def test_three_event_loops_with_three_kernels_each():
 def test_start_restart_and_shutdown_in_three_threads():
     """Trap 10: the synchronous API, each call from another thread."""
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        manager = first.submit(in_thread_of_its_own(started), "echo-handshake").result()
-        second.submit(in_thread_of_its_own(manager.restart_kernel), True).result()
-        client = connect(manager)
+        manager = first.submit(closing_event_loop(start_manager), "echo-handshake").result()
+        second.submit(closing_event_loop(manager.restart_kernel), True).result()
+        client = connect_client(manager)
         assert echoes(client)
-        stop(manager, client)
+        stop_manager(manager, client)
 
 
 async def test_the_synchronous_api_inside_a_running_loop():
     """Trap 10: as in a notebook that starts kernels."""
     manager, client = start_new_kernel(kernel_name="echo-handshake")
     assert echoes(client)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 async def test_a_busy_event_loop_does_not_delay_the_receipt():
@@ -87,9 +95,7 @@ os._exit(0)
 
 def test_after_a_fork(tmp_path):
     """Trap 10: a child has its parent's objects and not its threads; both go on to launch."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=100, check=False
-    )
+    done = run_python("-c", FORKS)
     assert done.returncode == 0, done.stderr
 
 

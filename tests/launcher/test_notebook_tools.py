@@ -5,7 +5,6 @@ kernel before it becomes it.
 """
 
 import json
-import os
 import subprocess
 import sys
 import urllib.request
@@ -13,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-import optional
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import DEADLINE, free_port, wait_until
 from jupyter_client.kernelspec import KernelSpecManager
+from support import optional
+from support.kernelspecs import handshake_metadata
+from support.ports import free_port
+from support.programs import run_python
+from support.waits import DEADLINE, poll_until
 
 for needed in ("papermill", "voila", "nbmake", "xdist"):
     optional.module(needed)
@@ -73,15 +74,8 @@ def notebook(tmp_path):
     return write
 
 
-def python(*words, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, **environment},
-    )
+def run_module(*words, **environment):
+    return run_python("-m", *words, timeout=280, **environment)
 
 
 def outputs(path):
@@ -95,7 +89,7 @@ def test_papermill(witnessed, notebook, tmp_path):
     """L1."""
     starts = witnessed("echo-handshake")
     done = tmp_path / "done.ipynb"
-    ran = python("papermill", notebook("in.ipynb", "one", "two", "three"), str(done))
+    ran = run_module("papermill", notebook("in.ipynb", "one", "two", "three"), str(done))
     assert ran.returncode == 0, ran.stderr
     assert outputs(done) == [["one"], ["two"], ["three"]]
     assert starts() == ["registers"]
@@ -119,13 +113,13 @@ def ends_with_the_cause(ran):
 def test_papermill_and_a_kernel_that_dies(dying, notebook, tmp_path):
     """L4: papermill ends at once, with the cause."""
     never = notebook("in.ipynb", "never", kernel=dying)
-    ends_with_the_cause(python("papermill", never, str(tmp_path / "out.ipynb")))
+    ends_with_the_cause(run_module("papermill", never, str(tmp_path / "out.ipynb")))
 
 
 def test_jupyter_execute_and_a_kernel_that_dies(dying, notebook):
     """L4: so does nbclient."""
     never = notebook("in.ipynb", "never", kernel=dying)
-    ends_with_the_cause(python("jupyter_core", "execute", never))
+    ends_with_the_cause(run_module("jupyter_core", "execute", never))
 
 
 # --- Voilà --------------------------------------------------------------------------------------
@@ -145,7 +139,7 @@ def voila(path, log):
             stderr=file,
         )
     try:
-        wait_until(lambda: answers(port), f"Voilà answers: {log.read_text()}", 60)
+        poll_until(lambda: answers(port), f"Voilà answers: {log.read_text()}", 60)
         yield f"http://127.0.0.1:{port}/"
         kernels = psutil.Process(server.pid).children()
     finally:
@@ -200,7 +194,7 @@ def test_nbmake_in_parallel(witnessed, notebook, tmp_path):
     python3 = witnessed("python3")
     notebooks = [notebook(f"echo-{number}.ipynb", "one", "two") for number in range(4)]
     notebooks.append(notebook("python.ipynb", "1 + 1", kernel="python3", language="python"))
-    ran = python("pytest", "--nbmake", "-n", "2", *notebooks, **EVERY_KERNEL)
+    ran = run_module("pytest", "--nbmake", "-n", "2", *notebooks, **EVERY_KERNEL)
     assert "5 passed" in ran.stdout, ran.stdout
     assert starts() == ["registers"] * 4
     assert python3() == ["rewrites its ports"]
@@ -209,7 +203,7 @@ def test_nbmake_in_parallel(witnessed, notebook, tmp_path):
 def test_nbmake_without_it(witnessed, notebook):
     """The same kernelspec, launched as Jupyter does by itself."""
     starts = witnessed("echo-handshake", provisioner=False)
-    ran = python("pytest", "--nbmake", notebook("echo.ipynb", "one"))
+    ran = run_module("pytest", "--nbmake", notebook("echo.ipynb", "one"))
     assert "1 passed" in ran.stdout, ran.stdout
     assert starts() == ["is told its ports"]
 
@@ -220,7 +214,7 @@ ELSEWHERE = "a-provisioner-that-is-not-installed"
 
 
 def execute(path, **environment):
-    ran = python("jupyter_core", "execute", path, **environment)
+    ran = run_module("jupyter_core", "execute", path, **environment)
     return ran.returncode, ran.stderr
 
 
@@ -232,7 +226,7 @@ def test_a_variable_that_names_what_is_not_installed(notebook):
     assert status == 1
     assert "No such kernel named python3" in said
     assert f"kernel provisioner ('{ELSEWHERE}') that is not available" in said
-    assert "not available" in python("jupyter_core", "kernelspec", "list", **everywhere).stderr
+    assert "not available" in run_module("jupyter_core", "kernelspec", "list", **everywhere).stderr
     status, said = execute(python3)
     assert status == 0, said
 
@@ -248,6 +242,6 @@ def test_a_kernelspec_that_names_what_is_not_installed(kernelspecs, notebook):
     status, said = execute(notebook("in.ipynb", "never", kernel="elsewhere"))
     assert status == 1
     assert "No such kernel named elsewhere" in said
-    assert "elsewhere" in python("jupyter_core", "kernelspec", "list").stdout
+    assert "elsewhere" in run_module("jupyter_core", "kernelspec", "list").stdout
     status, said = execute(notebook("echo.ipynb", "hello"))
     assert status == 0, said

@@ -12,11 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import zmq
-from conftest import close_loop_of_this_thread, handshake_metadata
-from harness import OWN_ADDRESS, message, mode, signed_frame, wait_until
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.manager import start_new_async_kernel, start_new_kernel
-from launching import SPY, connect, started
+from support.kernel_processes import mode_of
+from support.kernelspecs import handshake_metadata
+from support.managers import (
+    SPY,
+    close_event_loop,
+    connect_client,
+    echoes,
+    start_manager,
+    stop_manager,
+)
+from support.ports import OWN_ADDRESS
+from support.raw_client import message, signed_frame
+from support.waits import poll_until
 
 
 @pytest.fixture
@@ -39,20 +49,6 @@ def spied(kernelspecs, tmp_path):
     return make
 
 
-def echoes(client, text="hello"):
-    """Execute through a stock client; return what it heard."""
-    heard = []
-    reply = client.execute_interactive(text, timeout=20, output_hook=heard.append)
-    assert reply["content"]["status"] == "ok"
-    return [m["content"]["text"] for m in heard if m["msg_type"] == "stream"] == [text]
-
-
-def stop(manager, client):
-    client.stop_channels()
-    manager.shutdown_kernel()
-    manager.context.destroy(linger=0)
-
-
 def test_start_new_kernel(runtime_dir):
     """L1, L5: the installed kernelspec, a stock manager and client."""
     manager, client = start_new_kernel(kernel_name="echo-handshake")
@@ -63,7 +59,7 @@ def test_start_new_kernel(runtime_dir):
     assert not os.path.exists(startup_file), "removed after the receipt"
     [left] = runtime_dir.iterdir()
     assert str(left) == manager.connection_file
-    assert mode(left) == 0o600
+    assert mode_of(left) == 0o600
     written = json.loads(left.read_text())
     listening = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
     assert {written[f"{name}_port"] for name in ("shell", "iopub", "stdin", "control", "hb")} == (
@@ -71,7 +67,7 @@ def test_start_new_kernel(runtime_dir):
     )
     assert written["kernel_name"] == "echo-handshake"
     assert client.kernel_info(reply=True, timeout=20)["content"]["protocol_version"] == "5.6"
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 @pytest.mark.parametrize("form", ["signed-frame", "handshake-request"])
@@ -93,7 +89,7 @@ def test_both_forms(form, spied):
         assert isinstance(keys["registration_port"], int)
         assert "kernel_id" not in keys
         assert "registration_ip" not in keys
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,7 @@ def test_which_way_is_chosen(version, handshake, registers, kernelspecs, tmp_pat
     manager, client = start_new_kernel(kernel_name="chosen")
     assert echoes(client)
     assert ("registration_port" in json.loads(seen.read_text())["keys"]) is registers
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 async def test_asyncio():
@@ -136,8 +132,8 @@ def test_several_at_once():
     def one(number):
         manager, client = start_new_kernel(kernel_name="echo-handshake")
         heard = echoes(client, f"thread {number}")
-        stop(manager, client)
-        close_loop_of_this_thread()
+        stop_manager(manager, client)
+        close_event_loop()
         return heard
 
     with ThreadPoolExecutor(6) as pool:
@@ -174,7 +170,7 @@ def test_restart_keeps_clients_connected():
         assert manager.ports == ports
         assert manager.provisioner.pid != pid
         assert os.path.exists(manager.connection_file)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_encryption_is_not_forgotten(spied):
@@ -187,7 +183,7 @@ def test_encryption_is_not_forgotten(spied):
     client.start_channels()
     client.wait_for_ready(timeout=20)
     assert echoes(client)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_over_ipc(spied):
@@ -200,7 +196,7 @@ def test_over_ipc(spied):
     client.start_channels()
     client.wait_for_ready(timeout=20)
     assert echoes(client)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 # --- failures -----------------------------------------------------------------------------------
@@ -377,12 +373,12 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     def start():
         manager.start_kernel()
         result["ports"] = manager.ports
-        close_loop_of_this_thread()
+        close_event_loop()
 
     starting = threading.Thread(target=start)
     starting.start()
     said = []
-    wait_until(
+    poll_until(
         lambda: (
             said.append(capfd.readouterr().err) or re.search(r"registers at .*\n", "".join(said))
         ),
@@ -403,7 +399,7 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     # Meanwhile another kernel starts at the same socket.
     other, client = start_new_kernel(kernel_name="echo-handshake")
     assert echoes(client)
-    stop(other, client)
+    stop_manager(other, client)
 
     assert starting.is_alive()
     assert not stranger.poll(0), "strangers get no answer"
@@ -436,8 +432,8 @@ def test_a_port_thief_changes_nothing():
     stealing.start()
     try:
         for _ in range(3):
-            manager = started("echo-handshake", ip=OWN_ADDRESS)
-            stop(manager, connect(manager))
+            manager = start_manager("echo-handshake", ip=OWN_ADDRESS)
+            stop_manager(manager, connect_client(manager))
     finally:
         stop_thief.set()
         stealing.join()

@@ -7,13 +7,21 @@ import signal
 import socket
 import sys
 
-import pexpect
 import pytest
-from conftest import handshake_metadata
-from harness import DEADLINE, OWN_ADDRESS, wait_until
 from jupyter_client import AsyncKernelManager
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
-from launching import connect, echoes, echoes_async, fake_kernel, started, stop
+from support.consoles import open_console
+from support.kernelspecs import handshake_metadata
+from support.managers import (
+    connect_client,
+    echoes,
+    echoes_async,
+    fake_kernelspec,
+    start_manager,
+    stop_manager,
+)
+from support.ports import OWN_ADDRESS
+from support.waits import DEADLINE, poll_until
 
 WAYS = ("signed-frame", "handshake-request", "rewrite")
 
@@ -44,8 +52,8 @@ def thief_at(port):
 @pytest.mark.parametrize("how", [{}, {"now": True}, {"now": True, "newports": True}], ids=str)
 def test_a_blocking_client_stays_connected(how, kernel):
     """L6, trap 1 and trap 3: the same ports, also where new ones were allowed."""
-    manager = started(kernel, ip=OWN_ADDRESS)
-    client = connect(manager)
+    manager = start_manager(kernel, ip=OWN_ADDRESS)
+    client = connect_client(manager)
     ports, pid = manager.ports, manager.provisioner.pid
     manager.restart_kernel(**how)
     client.wait_for_ready(timeout=60)
@@ -54,7 +62,7 @@ def test_a_blocking_client_stays_connected(how, kernel):
     assert manager.provisioner.pid != pid
     with open(manager.connection_file) as file:
         assert json.load(file)["kernel_name"] == "echo", "trap 5: complete again"
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 async def test_an_asyncio_client_stays_connected():
@@ -75,52 +83,45 @@ async def test_an_asyncio_client_stays_connected():
 
 def test_ipykernel_keeps_its_ports(python):
     """L6 for `rewrite`: a file that names all five is not written again; the heartbeat tells."""
-    manager = started(python, ip=OWN_ADDRESS)
-    client = connect(manager)
+    manager = start_manager(python, ip=OWN_ADDRESS)
+    client = connect_client(manager)
     ports = manager.ports
     manager.restart_kernel(now=True)
     client.wait_for_ready(timeout=60)
     assert manager.ports == ports
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_a_console_stays_connected(tmp_path):
     """L6: `jupyter console --existing` beside a manager that restarts the kernel."""
-    manager = started("echo-handshake", ip=OWN_ADDRESS)
-    console = pexpect.spawn(
-        sys.executable,
-        ["-m", "jupyter_console", "--existing", manager.connection_file],
-        encoding="utf-8",
-        timeout=3 * DEADLINE,
-        dimensions=(40, 200),
-        env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
-    )
+    manager = start_manager("echo-handshake", ip=OWN_ADDRESS)
+    console = open_console("--existing", manager.connection_file)
     console.expect(r"In \[.*1.*\]")
     console.sendline("before")
     console.expect(r"In \[.*2.*\]")  # it was answered: what is typed is shown twice, too
     manager.restart_kernel(now=True)
-    client = connect(manager)
+    client = connect_client(manager)
     console.sendline("after")
     console.expect("after[^$]*after")
     console.close(force=True)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 @pytest.mark.parametrize("stolen", ["shell", "iopub", "hb"])
 def test_a_thief_at_an_old_port(stolen, kernel):
     """L6: never a failure; the other ports are kept, and new clients find the kernel."""
-    manager = started(kernel, ip=OWN_ADDRESS)
+    manager = start_manager(kernel, ip=OWN_ADDRESS)
     before = {name: getattr(manager, name) for name in ("shell_port", "iopub_port", "hb_port")}
     os.kill(manager.provisioner.pid, signal.SIGKILL)
-    wait_until(lambda: not manager.is_alive(), "all its threads are gone, and so its ports")
+    poll_until(lambda: not manager.is_alive(), "all its threads are gone, and so its ports")
     with thief_at(before[f"{stolen}_port"]):
         manager.restart_kernel(now=True)
-        client = connect(manager)
+        client = connect_client(manager)
         assert echoes(client)
         if manager.provisioner.handshake != "handshake-request":
             kept = {name for name, port in before.items() if getattr(manager, name) == port}
             assert kept == set(before) - {f"{stolen}_port"}
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 LOSES_PORTS = """
@@ -153,16 +154,16 @@ def test_a_thief_that_comes_at_the_last_moment(port, kernelspecs, tmp_path):
               "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         metadata=handshake_metadata(handshake="rewrite"),
     )  # fmt: skip
-    manager = started("robbed")
-    client = connect(manager)
+    manager = start_manager("robbed")
+    client = connect_client(manager)
     old = getattr(manager, port)
     manager.restart_kernel(now=True)
     assert (tmp_path / "robbed").exists()
     assert getattr(manager, port) != old
     client.stop_channels()
-    client = connect(manager)
+    client = connect_client(manager)
     assert client.hb_channel.is_beating()
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 # --- supervision ------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ async def test_autorestart(name, python):
 async def test_an_autorestart_that_fails_ends_with_dead(kernelspecs, tmp_path):
     """Trap 6: supervision goes on after a launch that fails, and in the end clients hear `dead`."""
     switch = tmp_path / "die"
-    name, notes = fake_kernel(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
+    name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
     manager, happened = await supervised(name)
     ports = manager.ports
     switch.touch()
@@ -239,13 +240,13 @@ async def test_an_autorestart_that_fails_ends_with_dead(kernelspecs, tmp_path):
 def test_a_restart_that_fails_without_supervision(kernelspecs, tmp_path):
     """L4: nobody watches this one, so whoever restarts it hears the cause, dead or alive."""
     switch = tmp_path / "die"
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
     for kill_first in (True, False):
-        manager = started(name)
+        manager = start_manager(name)
         switch.touch()
         if kill_first:
             os.kill(manager.provisioner.pid, signal.SIGKILL)
-            wait_until(lambda: not manager.is_alive(), "it is dead")  # noqa: B023
+            poll_until(lambda: not manager.is_alive(), "it is dead")  # noqa: B023
         with pytest.raises(RuntimeError, match="exited with status 7"):
             manager.restart_kernel(now=True)
         switch.unlink()
@@ -256,7 +257,7 @@ def test_a_restart_that_fails_without_supervision(kernelspecs, tmp_path):
 async def test_a_failed_restart_by_a_user_is_told(kernelspecs, tmp_path):
     """L4: supervised, and alive when the user asked: the error is the user's to see."""
     switch = tmp_path / "die"
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
     manager, _ = await supervised(name)
     switch.touch()
     with pytest.raises(RuntimeError, match="exited with status 7"):

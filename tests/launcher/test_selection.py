@@ -7,10 +7,20 @@ import sys
 
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import CHANNELS, OWN_ADDRESS, free_port, wait_until
 from jupyter_client.provisioning import KernelProvisionerFactory
-from launching import HERE, SPY, connect, echoes, fake_kernel, gone, started, stop
+from support.kernelspecs import handshake_metadata
+from support.managers import (
+    HERE,
+    SPY,
+    connect_client,
+    echoes,
+    fake_kernelspec,
+    start_manager,
+    stop_manager,
+)
+from support.ports import OWN_ADDRESS, free_port
+from support.raw_client import CHANNELS
+from support.waits import poll_until, wait_for_exit
 from traitlets.config import Config
 
 
@@ -46,13 +56,13 @@ IPYKERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
 PATIENT = Config(HandshakeProvisioner={"guess_timeout": 60})
 
 
-def run(name, code, **settings):
+def run_in_new_kernel(name, code, **settings):
     """Start, execute, shut down; return what the process's cell printed, and the manager."""
-    manager = started(name, **settings)
-    client = connect(manager)
+    manager = start_manager(name, **settings)
+    client = connect_client(manager)
     heard = []
     client.execute_interactive(code, timeout=30, output_hook=heard.append)
-    stop(manager, client)
+    stop_manager(manager, client)
     return "".join(m["content"]["text"] for m in heard if m["msg_type"] == "stream"), manager
 
 
@@ -62,7 +72,7 @@ def test_unmodified_ipykernel_by_rewrite(kernelspecs, tmp_path):
     seen = seen_by(
         kernelspecs, tmp_path, "py", *IPYKERNEL, metadata=handshake_metadata(handshake="rewrite")
     )
-    manager = started("py")
+    manager = start_manager("py")
     given = seen()["keys"]
     assert seen()["path"] == os.path.realpath(manager.connection_file)
     assert [given[f"{channel}_port"] for channel in CHANNELS] == [0] * 5
@@ -76,8 +86,8 @@ def test_unmodified_ipykernel_by_rewrite(kernelspecs, tmp_path):
         if c.status == "LISTEN"
     }
     assert {written[f"{channel}_port"] for channel in CHANNELS} <= listening
-    client = connect(manager)
-    stop(manager, client)
+    client = connect_client(manager)
+    stop_manager(manager, client)
 
 
 @pytest.mark.parametrize("settings", [{"transport": "ipc"}, {"transport_encryption": "required"}])
@@ -88,13 +98,13 @@ def test_rewrite_otherwise(settings, kernelspecs, tmp_path):
     kernelspecs("py", argv=argv, metadata=metadata)
     if "transport" in settings:  # and a socket's path must be short
         settings = {**settings, "ip": str(tmp_path / "k")}
-    manager = started("py", **{"ip": OWN_ADDRESS, **settings})
-    client = connect(manager)
+    manager = start_manager("py", **{"ip": OWN_ADDRESS, **settings})
+    client = connect_client(manager)
     ports = manager.ports
     manager.restart_kernel(now=True)
     client.wait_for_ready(timeout=60)
     assert manager.ports == ports
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_rewrite_dies(kernelspecs):
@@ -102,16 +112,16 @@ def test_rewrite_dies(kernelspecs):
     argv = [sys.executable, "-c", "import sys; sys.exit('the cause')", "{connection_file}"]
     kernelspecs("dying", argv=argv, metadata=handshake_metadata(handshake="rewrite"))
     with pytest.raises(RuntimeError, match="exited with status 1 before it wrote") as caught:
-        started("dying")
+        start_manager("dying")
     assert "the cause" in str(caught.value)
 
 
 def test_python3_as_it_is_installed(said):
     """L7, issue 4.6: one environment variable, and no port of ipykernel's is known too early."""
-    out, manager = run("python3", "print(6 * 7)", config=PATIENT)
+    out, manager = run_in_new_kernel("python3", "print(6 * 7)", config=PATIENT)
     assert out == "42\n"
     assert manager.provisioner.__class__.__name__ == "HandshakeProvisioner"
-    run("python3", "1", config=PATIENT)
+    run_in_new_kernel("python3", "1", config=PATIENT)
     assert all("started by rewrite of its connection file" in line for line in said())
     assert len(said()) <= 1, "said once in a process"
 
@@ -119,7 +129,7 @@ def test_python3_as_it_is_installed(said):
 def test_bash_kernel(kernelspecs, said):
     """L7: a kernel of another author that uses ipykernel's app."""
     kernelspecs("bash", argv=["python", "-m", "bash_kernel", "-f", "{connection_file}"])
-    out, _ = run("bash", "echo $((6 * 7))", config=PATIENT)
+    out, _ = run_in_new_kernel("bash", "echo $((6 * 7))", config=PATIENT)
     assert out == "42\n"
     [line] = said()
     assert line == "bash: started by rewrite of its connection file, and so from now on"
@@ -128,13 +138,13 @@ def test_bash_kernel(kernelspecs, said):
 def test_a_kernel_of_which_nothing_is_known(kernelspecs, tmp_path, said):
     """L7: the classic way, without trying anything; `rewriters` can say otherwise."""
     seen = seen_by(kernelspecs, tmp_path, "unknown", "-m", "echokernel", "-f", "{connection_file}")
-    manager = started("unknown")
-    wait_until((tmp_path / "unknown.seen").exists, "the process has begun")
-    wait_until(lambda: (tmp_path / "unknown.seen").read_text().endswith("}"), "its notes")
+    manager = start_manager("unknown")
+    poll_until((tmp_path / "unknown.seen").exists, "the process has begun")
+    poll_until(lambda: (tmp_path / "unknown.seen").read_text().endswith("}"), "its notes")
     assert all(seen()["keys"][f"{channel}_port"] for channel in CHANNELS)
-    client = connect(manager)
+    client = connect_client(manager)
     assert echoes(client)
-    stop(manager, client)
+    stop_manager(manager, client)
     assert said() == []
 
 
@@ -142,25 +152,25 @@ def test_other_modules_can_be_known_to_rewrite(kernelspecs, tmp_path):
     """L7 (ours): a setting of the application, `c.HandshakeProvisioner.rewriters`."""
     seen = seen_by(kernelspecs, tmp_path, "known", "-m", "echokernel", "-f", "{connection_file}")
     config = Config(HandshakeProvisioner={"rewriters": ["echokernel"]})
-    manager = started("known", config=config)
+    manager = start_manager("known", config=config)
     assert not any(seen()["keys"][f"{channel}_port"] for channel in CHANNELS)
-    client = connect(manager)
+    client = connect_client(manager)
     assert echoes(client)
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
     """L7: ipykernel that says 5.6 rewrites the registration file: then it is started by rewrite,
     and from then on at once."""
     seen = seen_by(kernelspecs, tmp_path, "liar", *IPYKERNEL, kernel_protocol_version="5.6")
-    out, manager = run("liar", "print(6 * 7)", config=PATIENT)
+    out, manager = run_in_new_kernel("liar", "print(6 * 7)", config=PATIENT)
     assert out == "42\n"
     assert "registration_port" not in seen()["keys"]
     [line] = said()
     assert "does not know the handshake: it wrote its ports" in line
     assert "started by rewrite" in line
     assert manager.session.key.decode() not in line
-    run("liar", "1", config=PATIENT)
+    run_in_new_kernel("liar", "1", config=PATIENT)
     assert len(said()) == 1
     assert manager.provisioner.process is None
 
@@ -174,22 +184,22 @@ def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
 )
 def test_a_number_that_promises_too_much(habits, what, kernelspecs, tmp_path, said):
     """L7: dies or stays silent: the classic way, remembered; nothing of the first try is left."""
-    name, notes = fake_kernel(
+    name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", *habits, "hides-ports",
         config={"guess_timeout": 10 if "waits" in habits[0] else 60}, kernel_protocol_version="5.6",
     )  # fmt: skip
-    manager = started(name)
+    manager = start_manager(name)
     first, second = notes()
     assert "registration_port" in first["keys"]
     assert all(second["keys"][f"{channel}_port"] for channel in CHANNELS)
-    assert gone(first["pid"])
+    wait_for_exit(first["pid"])
     [line] = said()
     assert f"{name}: started by the classic way, and so from now on; the kernel {what}" in line
-    stop(manager, now=True)
-    again = started(name)
-    assert len(wait_until(lambda: len(notes()) > 2 and notes(), "the second start")) == 3
+    stop_manager(manager, now=True)
+    again = start_manager(name)
+    assert len(poll_until(lambda: len(notes()) > 2 and notes(), "the second start")) == 3
     assert len(said()) == 1
-    stop(again, now=True)
+    stop_manager(again, now=True)
 
 
 def test_a_kernel_that_dies_whichever_way(kernelspecs):
@@ -198,7 +208,7 @@ def test_a_kernel_that_dies_whichever_way(kernelspecs):
     kernelspecs("dying", argv=argv, kernel_protocol_version="5.6")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="the cause") as caught:
-            started("dying")
+            start_manager("dying")
         assert "tried: dying by the signed-frame handshake, then the classic way" in str(
             caught.value
         )
@@ -207,14 +217,14 @@ def test_a_kernel_that_dies_whichever_way(kernelspecs):
 def test_what_worked_once_is_no_guess_any_more(kernelspecs, tmp_path):
     """L7: a kernel that has registered before is not tried in another way when it fails."""
     switch = tmp_path / "die"
-    name, notes = fake_kernel(
+    name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", f"dies-if={switch}", config={},
         kernel_protocol_version="5.6",
     )  # fmt: skip
-    stop(started(name), now=True)
+    stop_manager(start_manager(name), now=True)
     switch.touch()
     with pytest.raises(RuntimeError, match="exited with status 7 before it registered") as caught:
-        started(name)
+        start_manager(name)
     assert "classic" not in str(caught.value)
     assert len(notes()) == 1
 
@@ -225,12 +235,15 @@ def test_what_is_configured_is_never_replaced(way, kernelspecs):
     argv = [sys.executable, *IPYKERNEL]
     kernelspecs("py", argv=argv, metadata=handshake_metadata(handshake=way))
     with pytest.raises(RuntimeError, match=r"does not know the handshake.*`handshake: rewrite`"):
-        started("py")
+        start_manager("py")
 
 
 def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
     """Trap 15: told to rewrite by a list that is wrong: bounded, then classic, remembered."""
-    code = f"import sys; sys.path[:0] = [{HERE!r}]; import fake_kernel as f; f.main(*sys.argv[1:])"
+    code = (
+        f"import sys; sys.path[:0] = [{HERE!r}]; import fake_kernel_process as f\n"
+        "f.main(*sys.argv[1:])"
+    )
     (tmp_path / "hider.py").write_text(code)
     notes = tmp_path / "notes"
     kernelspecs(
@@ -239,19 +252,19 @@ def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
         env={"PYTHONPATH": str(tmp_path)},
         metadata=handshake_metadata(rewriters=["hider"], guess_timeout=10),
     )
-    manager = started("hider")
+    manager = start_manager("hider")
     first, second = (json.loads(line)["keys"] for line in notes.read_text().splitlines())
     assert first["shell_port"] == 0
     assert second["shell_port"] == manager.shell_port
     [line] = said()
     assert "did not write its ports within 10 s" in line
-    stop(manager, now=True)
+    stop_manager(manager, now=True)
 
 
 def test_ports_that_a_user_pinned_are_taken(kernelspecs, tmp_path):
     """Trap 2: stock jupyter_client forgets them unless `cache_ports` is off."""
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes", config={"handshake": "rewrite"})
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", config={"handshake": "rewrite"})
     pinned = free_port()
-    manager = started(name, iopub_port=pinned)
+    manager = start_manager(name, iopub_port=pinned)
     assert manager.iopub_port == pinned
-    stop(manager, now=True)
+    stop_manager(manager, now=True)

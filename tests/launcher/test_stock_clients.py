@@ -2,29 +2,21 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import nbformat
 import pexpect
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import DEADLINE, wait_until
 from jupyter_client.kernelspec import KernelSpecManager
-
-BIN = os.path.dirname(sys.executable)
+from support.consoles import exit_console
+from support.kernelspecs import handshake_metadata
+from support.programs import BIN, ECHOKERNEL, run_program, run_python
+from support.waits import DEADLINE, poll_until
 
 
 def jupyter(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "jupyter_core", *words],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-    )
+    return run_python("-m", "jupyter_core", *words)
 
 
 def kernels_of(child):
@@ -48,10 +40,7 @@ def test_jupyter_console(console, runtime_dir):
     child.sendline("hello from a terminal")
     child.expect("hello from a terminal[^$]*hello from a terminal")
     child.expect(r"In \[.*2.*\]")
-    # The prompt is on the screen a little before the console listens to single keys.
-    wait_until(lambda: child.send("\x04") and child.expect(["exit", pexpect.TIMEOUT], 1) == 0, "^D")
-    child.sendline("y")
-    child.expect(pexpect.EOF)
+    exit_console(child)
     psutil.wait_procs([kernel], timeout=DEADLINE)
     assert not kernel.is_running()
 
@@ -60,7 +49,7 @@ def test_two_consoles_on_one_kernel(console, start, runtime_dir):
     """W2, H6: ``jupyter console --existing`` attaches; the second hears its first output, too."""
     process = start(None)
     name = f"kernel-{process.pid}.json"
-    wait_until(lambda: (runtime_dir / name).exists(), "the kernel runs")
+    poll_until(lambda: (runtime_dir / name).exists(), "the kernel runs")
     for number in (1, 2):
         child = console("--existing", name)
         child.expect(r"In \[.*1.*\]")
@@ -69,7 +58,7 @@ def test_two_consoles_on_one_kernel(console, start, runtime_dir):
         child.expect(rf"In \[.*{number + 1}.*\]")
         child.close(force=True)
     os.kill(process.pid, 15)
-    process.end()
+    process.wait_for_end()
 
 
 def test_a_kernel_that_dies_in_a_console(console, kernelspecs):
@@ -116,9 +105,7 @@ def test_echokernel_install(provisioner, tmp_path, monkeypatch):
     words = ["--prefix", str(tmp_path), "--name", "mine", "--display-name", "My echo"]
     if not provisioner:
         words.append("--no-provisioner")
-    done = subprocess.run(
-        [os.path.join(BIN, "echokernel"), "install", *words], capture_output=True, text=True
-    )
+    done = run_program(ECHOKERNEL, "install", *words)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
     spec = KernelSpecManager().get_kernel_spec("mine")
@@ -126,9 +113,7 @@ def test_echokernel_install(provisioner, tmp_path, monkeypatch):
     assert os.path.dirname(spec.argv[0]) == BIN, "this environment's, not the one it was made from"
     assert spec.display_name == "My echo"
     assert ("kernel_provisioner" in spec.metadata) is provisioner
-    client_heard = subprocess.run(
-        [sys.executable, "-c", STARTS_MINE], capture_output=True, text=True, timeout=60
-    )
+    client_heard = run_python("-c", STARTS_MINE)
     assert client_heard.stdout == "hello", client_heard.stderr
 
 
@@ -141,11 +126,7 @@ with run_kernel(kernel_name="mine") as client:
 
 def test_echokernel_install_where_nobody_can_write(tmp_path):
     (tmp_path / "a file").write_text("")
-    done = subprocess.run(
-        [os.path.join(BIN, "echokernel"), "install", "--prefix", str(tmp_path / "a file")],
-        capture_output=True,
-        text=True,
-    )
+    done = run_program(ECHOKERNEL, "install", "--prefix", str(tmp_path / "a file"))
     assert done.returncode == 1
     assert done.stderr.startswith("echokernel install: ")
     assert done.stderr.count("\n") == 1

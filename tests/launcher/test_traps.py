@@ -29,26 +29,26 @@ trap  test
 
 import json
 import os
-import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import handshake_metadata
-from harness import wait_until
 from jupyter_client import KernelManager
 from jupyter_client.connect import LocalPortCache
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from launching import fake_kernel, started, stop
+from support.kernelspecs import handshake_metadata
+from support.managers import fake_kernelspec, start_manager, stop_manager
+from support.programs import run_python
+from support.waits import poll_until
 
 
 def test_trap_2_a_classic_kernel_gets_no_port_of_ours(kernelspecs, tmp_path):
     """L8: while ours restarts its ports are free, and jupyter_client must not hand them out."""
-    name, _ = fake_kernel(kernelspecs, tmp_path / "notes")
-    manager = started(name)
+    name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes")
+    manager = start_manager(name)
     assert set(manager.ports) <= LocalPortCache.instance().currently_used_ports
     ports = manager.ports
-    stop(manager, now=True)
+    stop_manager(manager, now=True)
     assert not set(ports) & LocalPortCache.instance().currently_used_ports
 
 
@@ -58,7 +58,7 @@ def test_trap_3_no_reader_sees_half_a_file(way, kernelspecs, tmp_path):
     own way removes it first. With `rewrite`, the kernel itself writes in its way, once."""
     argv = [sys.executable, "-m", "echokernel", "-f", "{connection_file}"]
     kernelspecs("echo", argv=argv, metadata=handshake_metadata(handshake=way))
-    manager = started("echo")
+    manager = start_manager("echo")
     path, done, read, missing = manager.connection_file, threading.Event(), [], []
 
     def look():
@@ -74,11 +74,11 @@ def test_trap_3_no_reader_sees_half_a_file(way, kernelspecs, tmp_path):
     looking.start()
     try:
         manager.start_kernel()
-        wait_until(lambda: read, "somebody has looked")
+        poll_until(lambda: read, "somebody has looked")
     finally:
         done.set()
         looking.join()
-    stop(manager)
+    stop_manager(manager)
 
 
 def test_trap_4_no_file_in_the_current_directory(tmp_path, monkeypatch, runtime_dir):
@@ -86,14 +86,14 @@ def test_trap_4_no_file_in_the_current_directory(tmp_path, monkeypatch, runtime_
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    manager = started("echo-handshake")
+    manager = start_manager("echo-handshake")
     folder, name = os.path.split(manager.connection_file)
     assert (folder, name) == (str(runtime_dir), f"kernel-{manager.kernel_id}.json")
     assert os.listdir(here) == []
     # And a restart still names the file that the kernel was given, not the one before.
     manager.restart_kernel(now=True)
     assert manager.connection_file == os.path.join(folder, name)
-    stop(manager)
+    stop_manager(manager)
 
 
 def test_trap_9_where_the_provisioner_is_not_installed(kernelspecs):
@@ -104,9 +104,6 @@ def test_trap_9_where_the_provisioner_is_not_installed(kernelspecs):
     assert "hidden" not in KernelSpecManager().get_all_specs()
     with pytest.raises(NoSuchKernel):
         KernelManager(kernel_name="hidden").start_kernel()
-    done = subprocess.run(
-        [sys.executable, "-c", "import jupyter_client as j; j.KernelManager().start_kernel()"],
-        env={**os.environ, "JUPYTER_DEFAULT_PROVISIONER_NAME": "of-elsewhere"},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    code = "import jupyter_client as j; j.KernelManager().start_kernel()"
+    done = run_python("-c", code, JUPYTER_DEFAULT_PROVISIONER_NAME="of-elsewhere")
     assert done.returncode != 0, "python3 is broken by it, too"

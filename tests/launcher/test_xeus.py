@@ -6,9 +6,9 @@ import sys
 
 import psutil
 import pytest
-from conftest import handshake_metadata
 from jupyter_client import KernelManager
 from jupyter_client.manager import start_new_kernel
+from support.kernelspecs import handshake_metadata
 
 ARGV = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}", "--raw"]
 

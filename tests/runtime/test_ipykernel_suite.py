@@ -11,7 +11,7 @@ import tarfile
 from xml.etree import ElementTree
 
 import pytest
-from conftest import handshake_metadata
+from support.kernelspecs import handshake_metadata
 
 VERSION = "7.4.0"
 """Of the suite; the kernel class is that of the ipykernel that is installed."""

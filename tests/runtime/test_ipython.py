@@ -4,8 +4,8 @@ import os
 import signal
 
 import pytest
-from conftest import start_classic
-from harness import IDLE, Client, parse, receive
+from support.kernel_processes import start_classic
+from support.raw_client import IDLE, Client, parse, receive
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_features_are_those_of_the_app(ipython):
     """K2: whatever the class says of itself, here it has no debugger and no subshells."""
     assert ipython.ask("kernel_info_request", {})["supported_features"] == ["iopub_welcome"]
     ipython.shut_down()
-    assert ipython.process.end()[0] == 0
+    assert ipython.process.wait_for_end()[0] == 0
 
 
 def test_an_interrupt_hits_one_cell_only(ipython):

@@ -7,8 +7,9 @@ import re
 import signal
 
 import pytest
-from cells import begin, defect, end_of, run, serve
-from harness import DEADLINE, IDLE, parse, receive, wait_until
+from support.cells import begin_cell, defect, finish_cell, run_cell, start_kernel_class
+from support.raw_client import IDLE, parse, receive
+from support.waits import DEADLINE, poll_until
 
 IPYTHON = "ipykernel.ipkernel:IPythonKernel"
 NO_APP = "no IPKernelApp is initialized in the process, or knows the kernel"
@@ -16,14 +17,14 @@ NO_APP = "no IPKernelApp is initialized in the process, or knows the kernel"
 
 @pytest.fixture
 def ipython(context, tmp_path, start):
-    return serve(IPYTHON, context, tmp_path, start)
+    return start_kernel_class(IPYTHON, context, tmp_path, start)
 
 
 # --- output ---------------------------------------------------------------------------------
 
 
 def test_rich_output(ipython):
-    ran = run(ipython, "from IPython.display import HTML, clear_output, display\n"
+    ran = run_cell(ipython, "from IPython.display import HTML, clear_output, display\n"
                        "shown = display('a', display_id='one')\nshown.update('b')\n"
                        "clear_output(wait=True)\ndisplay(HTML('<b>x</b>'))\n40 + 2")  # fmt: skip
     assert ran.kinds == [
@@ -41,41 +42,43 @@ def test_rich_output(ipython):
 
 def test_output_of_children(ipython):
     """Magics that read a child's pipe or terminal, and a child that is given ours."""
-    ran = run(ipython, "%%bash\necho out\necho err >&2")
+    ran = run_cell(ipython, "%%bash\necho out\necho err >&2")
     assert (ran.text(), ran.text("stderr")) == ("out\n", "err\n")
-    assert run(ipython, "!echo out; echo err >&2").text() == "out\r\nerr\r\n"
-    assert run(ipython, "said = !echo out\nsaid").result == "['out']"
+    assert run_cell(ipython, "!echo out; echo err >&2").text() == "out\r\nerr\r\n"
+    assert run_cell(ipython, "said = !echo out\nsaid").result == "['out']"
     code = "import subprocess, sys\nsubprocess.run(['true'], stdout=sys.stdout).returncode"
-    assert run(ipython, code).result == "0"
-    assert run(ipython, "sys.exit(3)").reply["ename"] == "SystemExit"
+    assert run_cell(ipython, code).result == "0"
+    assert run_cell(ipython, "sys.exit(3)").reply["ename"] == "SystemExit"
 
 
 def test_output_past_sys_stdout(ipython):
     """What C code and children write to the process's own descriptors."""
-    run(ipython, "import os, subprocess, sys")
+    run_cell(ipython, "import os, subprocess, sys")
     ways = (
         "os.system('echo one')",
         "os.write(1, b'one\\n')",
         "subprocess.run(['echo', 'one'])",
         "subprocess.run(['echo', 'one'], stdout=sys.stdout)",
     )
-    assert {way: run(ipython, f"{way};").text() for way in ways} == dict.fromkeys(ways, "one\n")
+    assert {way: run_cell(ipython, f"{way};").text() for way in ways} == dict.fromkeys(
+        ways, "one\n"
+    )
 
 
 def test_logs_and_warnings(ipython):
     """User code's log is output like any other, handlers made by ``basicConfig`` included."""
     code = "import logging; logging.warning('odd')"
-    assert run(ipython, code).text("stderr") == "WARNING:root:odd\n"
+    assert run_cell(ipython, code).text("stderr") == "WARNING:root:odd\n"
     code = "logging.basicConfig(level='INFO', format='%(message)s', force=True)"
-    assert run(ipython, f"{code}; logging.info('noted')").text("stderr") == "noted\n"
+    assert run_cell(ipython, f"{code}; logging.info('noted')").text("stderr") == "noted\n"
     code = "import warnings; warnings.warn('careful')"
-    assert "UserWarning: careful" in run(ipython, code).text("stderr")
+    assert "UserWarning: careful" in run_cell(ipython, code).text("stderr")
 
 
 def test_captured_and_redirected_output(ipython):
-    assert run(ipython, "%%capture kept\nprint('out'); display('shown'); 5").published == []
-    assert run(ipython, "kept.stdout, len(kept.outputs)").result == "('out\\n', 2)"
-    ran = run(ipython, "import contextlib, io\n"
+    assert run_cell(ipython, "%%capture kept\nprint('out'); display('shown'); 5").published == []
+    assert run_cell(ipython, "kept.stdout, len(kept.outputs)").result == "('out\\n', 2)"
+    ran = run_cell(ipython, "import contextlib, io\n"
                        "with contextlib.redirect_stdout(io.StringIO()) as kept: print('out')\n"
                        "kept.getvalue()")  # fmt: skip
     assert (ran.text(), ran.result) == ("", "'out\\n'")
@@ -84,26 +87,26 @@ def test_captured_and_redirected_output(ipython):
 @defect("OutStream.register_hook: ipykernel's needs what its __init__ sets up")
 def test_a_hook_on_the_stream(ipython):
     """ipykernel calls hooks with each message; one that returns None keeps it back."""
-    assert run(ipython, "import sys; sys.stdout.register_hook(lambda msg: None)").kinds == []
-    assert run(ipython, "print('hidden')").published == []
+    assert run_cell(ipython, "import sys; sys.stdout.register_hook(lambda msg: None)").kinds == []
+    assert run_cell(ipython, "print('hidden')").published == []
 
 
 def test_a_hook_on_displays(ipython):
     """``display_pub.register_hook``: what solara and other frameworks listen on."""
-    run(ipython, "kept = []\nget_ipython().display_pub.register_hook(kept.append)")
-    assert run(ipython, "display('shown')").published == []
-    assert run(ipython, "kept[0]['content']['data']").result == "{'text/plain': \"'shown'\"}"
+    run_cell(ipython, "kept = []\nget_ipython().display_pub.register_hook(kept.append)")
+    assert run_cell(ipython, "display('shown')").published == []
+    assert run_cell(ipython, "kept[0]['content']['data']").result == "{'text/plain': \"'shown'\"}"
 
 
 def test_errors(ipython):
     """A traceback of the user's frames; pages, what is not code, and threads' exceptions."""
-    failed = run(ipython, "def fail(): return 1 / 0\nfail()").reply
+    failed = run_cell(ipython, "def fail(): return 1 / 0\nfail()").reply
     assert failed["ename"] == "ZeroDivisionError"
     assert "in \x1b[36mfail" in "\n".join(failed["traceback"])
-    assert run(ipython, "for for").reply["ename"] == "SyntaxError"
-    [page] = run(ipython, "print?").reply["payload"]
+    assert run_cell(ipython, "for for").reply["ename"] == "SyntaxError"
+    [page] = run_cell(ipython, "print?").reply["payload"]
     assert "Docstring:" in page["data"]["text/plain"]
-    ran = run(ipython, "import threading\ndef fail(): raise ValueError('in a thread')\n"
+    ran = run_cell(ipython, "import threading\ndef fail(): raise ValueError('in a thread')\n"
                        "t = threading.Thread(target=fail); t.start(); t.join()")  # fmt: skip
     assert "ValueError: in a thread" in ran.text("stderr")
 
@@ -116,12 +119,12 @@ FORKED = "import multiprocessing; process = multiprocessing.get_context('fork').
 
 def test_what_a_forked_child_prints(ipython):
     code = f"{FORKED}(target=print, args=('one',)); process.start(); process.join()"
-    assert run(ipython, code).text() == "one\n"
+    assert run_cell(ipython, code).text() == "one\n"
 
 
 def test_a_forked_child_that_prints_with_logging_configured(ipython):
     """A log record made while the child prints must not print in turn, and so on for ever."""
-    run(ipython, "import logging; logging.basicConfig()")
+    run_cell(ipython, "import logging; logging.basicConfig()")
     msg_id = ipython.execute(
         f"{FORKED}(target=print, args=('one',)); process.start(); process.join(15)\n"
         "ended = process.exitcode; process.kill(); assert ended == 0"
@@ -132,8 +135,10 @@ def test_a_forked_child_that_prints_with_logging_configured(ipython):
 def test_a_forked_child_that_is_terminated(ipython):
     """As ``multiprocessing.Pool`` ends its workers: the child ends, and nobody else."""
     code = f"{FORKED}(target=__import__('time').sleep, args=(60,)); process.start()"
-    assert run(ipython, code).reply["status"] == "ok"
-    assert run(ipython, "process.terminate(); process.join(); process.exitcode").result == "-15"
+    assert run_cell(ipython, code).reply["status"] == "ok"
+    assert (
+        run_cell(ipython, "process.terminate(); process.join(); process.exitcode").result == "-15"
+    )
     # Bytes that look like a signal are acted upon after 20 ms: ten times that, and it lives.
     msg_id = ipython.execute("import asyncio; await asyncio.sleep(0.2)")
     assert ipython.reply(msg_id)["content"]["status"] == "ok"
@@ -143,16 +148,16 @@ def test_a_forked_child_leaves_the_files_alone(ipython, start, runtime_dir, cont
     """H6: whoever is forked is not the kernel: the connection file is not its own."""
     process = start(None, "--kernel-class", IPYTHON, PYDEVD_DISABLE_FILE_VALIDATION="1")
     path = runtime_dir / f"kernel-{process.pid}.json"
-    wait_until(path.exists, "the kernel runs")
+    poll_until(path.exists, "the kernel runs")
     ipython.close()
     client = type(ipython)(context, json.loads(path.read_text()))
     # The child alone: it does not tell the kernel that it got a signal.
-    run(client, "import os, signal, time\npid = os.fork()\n"
+    run_cell(client, "import os, signal, time\npid = os.fork()\n"
                 "if not pid: signal.set_wakeup_fd(-1); signal.raise_signal(signal.SIGTERM)\n"
                 "os.waitpid(pid, 0);")  # fmt: skip
     left = path.exists()
     client.shut_down()
-    process.end()
+    process.wait_for_end()
     assert left
 
 
@@ -161,7 +166,7 @@ def test_a_forked_child_leaves_the_files_alone(ipython, start, runtime_dir, cont
 
 def test_widgets(ipython):
     """ipywidgets: opened by a cell, moved by the frontend, whose message the observers answer."""
-    ran = run(ipython, "import ipywidgets\nslider = ipywidgets.IntSlider()\n"
+    ran = run_cell(ipython, "import ipywidgets\nslider = ipywidgets.IntSlider()\n"
                        "slider.observe(lambda new: print(new.new), 'value')\nslider")  # fmt: skip
     [model] = [content["comm_id"] for kind, content in ran.published if kind == "comm_open"
                if content["data"]["state"]["_model_name"] == "IntSliderModel"]  # fmt: skip
@@ -170,8 +175,8 @@ def test_widgets(ipython):
     moved = {"method": "update", "state": {"value": 7}, "buffer_paths": []}
     msg_id = ipython.send("comm_msg", {"comm_id": model, "data": moved})
     assert ("stream", {"name": "stdout", "text": "7\n"}) in ipython.transcript(msg_id)
-    assert run(ipython, "slider.value").result == "7"
-    closed = run(ipython, "slider.close()").published
+    assert run_cell(ipython, "slider.value").result == "7"
+    closed = run_cell(ipython, "slider.close()").published
     assert ("comm_close", {"comm_id": model, "data": {}}) in closed
 
 
@@ -190,7 +195,7 @@ def test_an_output_widget(ipython):
 
 def test_a_comm_message_that_an_async_cell_waits_for(ipython):
     """C6: ipykernel 7.4 handles comms while a cell awaits; a request in a cell needs it."""
-    msg_id = begin(ipython, "import asyncio, comm\nanswer = asyncio.Future()\n"
+    msg_id = begin_cell(ipython, "import asyncio, comm\nanswer = asyncio.Future()\n"
                             "asked = comm.create_comm(target_name='view')\n"
                             "asked.on_msg(lambda got: answer.set_result(got['content']['data']))\n"
                             "print('asleep', asked.comm_id)\n"
@@ -213,8 +218,8 @@ def test_asyncio(ipython):
     heard = [ipython.publication() for _ in range(4)]  # the next cell's busy, input and idle
     [late] = [got for got in heard if got["msg_type"] == "stream"]
     assert late["parent_header"]["msg_id"] == msg_id
-    assert run(ipython, "asyncio.get_running_loop().is_running()").result == "True"
-    failed = run(ipython, "asyncio.run(late())").reply
+    assert run_cell(ipython, "asyncio.get_running_loop().is_running()").result == "True"
+    failed = run_cell(ipython, "asyncio.run(late())").reply
     assert "running event loop" in failed["evalue"]
 
 
@@ -230,7 +235,7 @@ def test_what_the_kernel_shows_to_user_code(ipython):
         "import sys; isinstance(sys.stdout, __import__('ipykernel').iostream.OutStream)": "True",
         "sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.writable()": "('UTF-8', False, True)",
     }
-    assert {code: run(ipython, code).result for code in shown} == shown
+    assert {code: run_cell(ipython, code).result for code in shown} == shown
 
 
 # --- what ipykernel's app does for IPython --------------------------------------------------------
@@ -247,14 +252,14 @@ def test_what_the_kernel_shows_to_user_code(ipython):
     ],
 )
 def test_what_needs_the_app(code, ipython):
-    ran = run(ipython, code)
+    ran = run_cell(ipython, code)
     assert (ran.reply["status"], ran.text("stderr")) == ("ok", "")
 
 
 @defect("MPLBACKEND is not set before user code runs")
 def test_plots_are_inline(ipython):
     """Without any magic: a figure is shown at the end of its cell."""
-    ran = run(ipython, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
+    ran = run_cell(ipython, "import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
     assert "image/png" in ran.data("display_data")[0]
 
 
@@ -266,9 +271,9 @@ def test_the_users_profile(context, tmp_path, start):
     (folder / "ipython_config.py").write_text(
         "c.InteractiveShellApp.exec_lines = ['from_lines = 2']\nc.InteractiveShell.xmode = 'Plain'"
     )
-    client = serve(IPYTHON, context, tmp_path, start)
+    client = start_kernel_class(IPYTHON, context, tmp_path, start)
     code = "from_startup, from_lines, get_ipython().InteractiveTB.mode"
-    assert run(client, code).result == "(1, 2, 'Plain')"
+    assert run_cell(client, code).result == "(1, 2, 'Plain')"
 
 
 @defect("sys.path begins with the folder of the start instead of ''")
@@ -276,15 +281,15 @@ def test_modules_in_the_current_directory(ipython, tmp_path):
     """Also after ``%cd``: ipykernel's app puts '' on the path."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine_alone.py").write_text("found = 5")
-    run(ipython, f"%cd {tmp_path}/elsewhere")
-    assert run(ipython, "import mine_alone; mine_alone.found").result == "5"
+    run_cell(ipython, f"%cd {tmp_path}/elsewhere")
+    assert run_cell(ipython, "import mine_alone; mine_alone.found").result == "5"
 
 
 def test_settings_on_the_command_line(context, tmp_path, start):
     words = ("--HistoryManager.hist_file=:memory:", "--InteractiveShell.xmode=Plain")
-    client = serve(IPYTHON, context, tmp_path, start, *words)
+    client = start_kernel_class(IPYTHON, context, tmp_path, start, *words)
     ip = "get_ipython()"
-    shown = run(client, f"{ip}.history_manager.hist_file, {ip}.InteractiveTB.mode").result
+    shown = run_cell(client, f"{ip}.history_manager.hist_file, {ip}.InteractiveTB.mode").result
     assert shown == "(':memory:', 'Plain')"
 
 
@@ -293,8 +298,8 @@ def test_settings_on_the_command_line(context, tmp_path, start):
 
 def test_a_debugger_in_the_cell(ipython):
     """``%debug`` after an error: the debugger's questions go through stdin."""
-    run(ipython, "def fail(wanted): return wanted / 0\nfail(5)")
-    ran = run(ipython, "%debug", ["p wanted + 1", "q"])
+    run_cell(ipython, "def fail(wanted): return wanted / 0\nfail(5)")
+    ran = run_cell(ipython, "%debug", ["p wanted + 1", "q"])
     assert ran.reply["status"] == "ok"
     assert "6" in ran.text().split()
 
@@ -304,7 +309,7 @@ def test_interrupting_a_question(ipython):
         msg_id = ipython.execute(code, allow_stdin=True)
         parse(receive(ipython.stdin), ipython.key)
         os.killpg(ipython.process.pid, signal.SIGINT)
-        assert end_of(ipython, msg_id).reply["ename"] == "KeyboardInterrupt"
+        assert finish_cell(ipython, msg_id).reply["ename"] == "KeyboardInterrupt"
 
 
 @defect("pdb.Pdb swallows it and asks again; ipykernel's app installs IPython's InterruptiblePdb")
@@ -312,14 +317,14 @@ def test_interrupting_the_debugger(ipython):
     msg_id = ipython.execute("import pdb; pdb.set_trace()", allow_stdin=True)
     parse(receive(ipython.stdin), ipython.key)
     os.killpg(ipython.process.pid, signal.SIGINT)
-    wait_until(lambda: ipython.shell.poll(0) or ipython.stdin.poll(0), "a reply, or a question")
+    poll_until(lambda: ipython.shell.poll(0) or ipython.stdin.poll(0), "a reply, or a question")
     assert not ipython.stdin.poll(0)
-    assert end_of(ipython, msg_id).reply["status"] in ("ok", "error")
+    assert finish_cell(ipython, msg_id).reply["status"] in ("ok", "error")
 
 
 def test_interrupting(ipython):
     """Wherever the main thread is; the next cell runs as if nothing had been."""
-    run(ipython, "import asyncio, subprocess, threading, time")
+    run_cell(ipython, "import asyncio, subprocess, threading, time")
     ends = {
         "def deep(n): deep(n - 1) if n else time.sleep(60)\n{asleep}; deep(50)": "error",
         "{asleep}; subprocess.run(['sleep', '60'])": "error",
@@ -333,10 +338,10 @@ def test_interrupting(ipython):
     }
     ended = {}
     for code in ends:
-        msg_id = begin(ipython, code.replace("{asleep}", "print('asleep')"))
+        msg_id = begin_cell(ipython, code.replace("{asleep}", "print('asleep')"))
         os.killpg(ipython.process.pid, signal.SIGINT)
-        ended[code] = end_of(ipython, msg_id).reply["status"]
-        assert run(ipython, "40 + 2").result == "42"
+        ended[code] = finish_cell(ipython, msg_id).reply["status"]
+        assert run_cell(ipython, "40 + 2").result == "42"
     assert ended == ends
 
 
@@ -346,15 +351,15 @@ def test_a_signal_handler_of_the_users_own(ipython):
     sleep = "print('asleep')\nwhile True: time.sleep(0.01)"
     own = "import signal, time; before = signal.signal(signal.SIGINT, lambda *_: 1 / 0)"
     for first, ename in [(own, "ZeroDivisionError"), ("", "KeyboardInterrupt")]:
-        msg_id = begin(ipython, f"{first}\n{sleep}")
+        msg_id = begin_cell(ipython, f"{first}\n{sleep}")
         os.killpg(ipython.process.pid, signal.SIGINT)
-        assert end_of(ipython, msg_id).reply["ename"] == ename
-        run(ipython, "signal.signal(signal.SIGINT, before);")
+        assert finish_cell(ipython, msg_id).reply["ename"] == ename
+        run_cell(ipython, "signal.signal(signal.SIGINT, before);")
 
 
 def test_signal_handlers_that_raise_while_output_is_sent(ipython):
     # pyzmq runs them in every send: half a message would stay, and break the next one.
-    ran = run(
+    ran = run_cell(
         ipython,
         "import signal, itertools\n"
         "from IPython.display import display\n"
@@ -381,15 +386,15 @@ def test_signal_handlers_that_raise_while_output_is_sent(ipython):
 @pytest.mark.parametrize("how", ["", ", flush=True"])
 def test_half_a_character(how, ipython):
     """It is printed as Python writes it, and harms nothing around it."""
-    ran = run(ipython, f"print('before'{how})\nprint('\\ud83d'{how})\nprint('\u00e9'{how})")
+    ran = run_cell(ipython, f"print('before'{how})\nprint('\\ud83d'{how})\nprint('\u00e9'{how})")
     assert ran.reply["status"] == "ok"
     assert ran.text() == "before\n\\ud83d\n\u00e9\n"
-    assert run(ipython, "print('after')").text() == "after\n"
+    assert run_cell(ipython, "print('after')").text() == "after\n"
 
 
 def test_signal_handlers_that_raise_while_lines_are_printed(ipython):
     """A line whose print has returned is published, and none is twice."""
-    ran = run(
+    ran = run_cell(
         ipython,
         "import signal, itertools\n"
         "class Alarm(Exception): pass\n"
@@ -416,30 +421,30 @@ def test_signal_handlers_that_raise_while_lines_are_printed(ipython):
 @pytest.mark.parametrize("code", ["exit", "quit()"])
 def test_exit(code, ipython):
     """The frontend is asked whether to keep the kernel, which then ends by itself."""
-    ran = run(ipython, code)
+    ran = run_cell(ipython, code)
     assert ran.reply["payload"] == [{"source": "ask_exit", "keepkernel": False}]
-    assert ipython.process.end(DEADLINE) == (0, "")
+    assert ipython.process.wait_for_end(DEADLINE) == (0, "")
 
 
 def test_history_outlives_the_kernel(ipython, context, tmp_path, start):
-    run(ipython, "remembered = 5")
+    run_cell(ipython, "remembered = 5")
     ipython.shut_down()
-    assert ipython.process.end()[0] == 0
-    again = serve(IPYTHON, context, tmp_path, start)
+    assert ipython.process.wait_for_end()[0] == 0
+    again = start_kernel_class(IPYTHON, context, tmp_path, start)
     tail = {"hist_access_type": "tail", "n": 1, "output": False, "raw": True}
     [[_, line, text]] = again.ask("history_request", tail)["history"]
     assert (line, text) == (1, "remembered = 5")
 
 
 def test_other_requests(ipython):
-    run(ipython, "alpha = 5")
+    run_cell(ipython, "alpha = 5")
     completed = ipython.ask("complete_request", {"code": "alp", "cursor_pos": 3})
     assert "alpha" in completed["matches"]
     inspected = ipython.ask("inspect_request", {"code": "alpha", "cursor_pos": 2})
     assert "int" in inspected["data"]["text/plain"]
     for code, status in [("a = [1,", "incomplete"), ("a = 1", "complete"), ("a = )", "invalid")]:
         assert ipython.ask("is_complete_request", {"code": code})["status"] == status
-    ran = run(ipython, "1", user_expressions={"b": "alpha + 1", "c": "nothing"})
+    ran = run_cell(ipython, "1", user_expressions={"b": "alpha + 1", "c": "nothing"})
     expressions = ran.reply["user_expressions"]
     assert expressions["b"]["data"] == {"text/plain": "6"}
     assert expressions["c"]["ename"] == "NameError"

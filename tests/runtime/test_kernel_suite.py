@@ -2,9 +2,9 @@
 
 import jupyter_kernel_test
 import pytest
-from conftest import close_loop_of_this_thread
-from harness import DEADLINE
 from jupyter_kernel_test.msgspec_v5 import validate_message
+from support.managers import close_event_loop
+from support.waits import DEADLINE
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,7 +18,7 @@ def runtime_dir(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def synchronous_jupyter():
     yield
-    close_loop_of_this_thread()
+    close_event_loop()
 
 
 class TestEcho(jupyter_kernel_test.KernelTests):

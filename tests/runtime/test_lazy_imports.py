@@ -1,27 +1,23 @@
 """Packages that load when they are used: nobody sees a difference."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from support.programs import run_python
 
 BEFORE = "from echokernel.runtime.lazy_imports import postpone; postpone(); import sys; "
 
 
-def run(code):
+def run_code(code):
     """Run ``code`` in a fresh interpreter; return what it prints, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", BEFORE + code],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = run_python("-W", "error", "-c", BEFORE + code)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_what_is_not_used_is_not_loaded():
     """The base of kernels needs neither kernel managers nor an interactive shell."""
-    loaded = run("import ipykernel.kernelbase, json; print(json.dumps(list(sys.modules)))")
+    loaded = run_code("import ipykernel.kernelbase, json; print(json.dumps(list(sys.modules)))")
     assert "ipykernel.kernelbase" in loaded
     assert "jupyter_client.session" in loaded
     assert not {"jupyter_client.manager", "IPython.core.interactiveshell"} & set(loaded)
@@ -45,7 +41,7 @@ def test_what_is_not_used_is_not_loaded():
     ],
 )
 def test_what_is_used_is_there(code):
-    assert run(f"{code}; print('true')") is True
+    assert run_code(f"{code}; print('true')") is True
 
 
 def test_threads_that_use_one_at_the_same_time():
@@ -60,4 +56,4 @@ threads = [threading.Thread(target=use) for _ in range(8)]
 [thread.join() for thread in threads]
 print(len(found))
 """
-    assert run(code) == 8
+    assert run_code(code) == 8

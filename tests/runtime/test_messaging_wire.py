@@ -6,43 +6,25 @@ import signal
 
 import pytest
 import zmq
-from conftest import TESTS, start_classic
-from harness import BUSY, IDLE, KEY, Client, message, parse, receive, sign, url
+from support import KERNEL_PATH
+from support.cells import begin_cell, run_cell
+from support.kernel_processes import start_classic
+from support.raw_client import BUSY, IDLE, KEY, Client, message, parse, receive, sign, url
 
-KERNELS = {"PYTHONPATH": TESTS}
 
-
-@pytest.fixture(params=["DoingKernel", "AsyncKernel"])
+@pytest.fixture(params=["ScriptedKernel", "AsyncScriptedKernel"])
 def doing(request, context, tmp_path, start):
     """A client of a kernel whose cells say what to do; ``do_execute`` plain and async."""
     process = []
 
     def start_doing(path, *arguments):
-        options = ("--kernel-class", f"kernels:{request.param}")
-        process.append(start(path, *options, *arguments, **KERNELS))
+        options = ("--kernel-class", f"support.scripted_kernels:{request.param}")
+        process.append(start(path, *options, *arguments, **KERNEL_PATH))
 
     made = Client(context, start_classic(tmp_path, start_doing))
     made.process = process[0]
     yield made
     made.close()
-
-
-def run(client, code, **content):
-    """Execute; return (reply's content, what was published between input and idle)."""
-    msg_id = client.execute(code, **content)
-    reply = client.reply(msg_id)
-    published = client.transcript(msg_id)
-    assert published[0] == BUSY
-    assert published[-1] == IDLE
-    return reply["content"], published[2 if published[1][0] == "execute_input" else 1 : -1]
-
-
-def begin(client, code):
-    """Execute a cell that says ``asleep`` when its code runs; return its msg_id."""
-    msg_id = client.execute(code)
-    for kind in ("status", "execute_input", "stream"):
-        assert client.publication()["msg_type"] == kind
-    return msg_id
 
 
 # --- what every kernel answers -----------------------------------------------------------
@@ -62,13 +44,13 @@ def test_kernel_info(channel, client):
 
 def test_the_echo_language(client):
     """What is said comes back, and can be found again."""
-    assert run(client, "hello world") == (
+    assert run_cell(client, "hello world") == (
         {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}},
         [("stream", {"name": "stdout", "text": "hello world"})],
     )
-    reply, _ = run(client, "hello again", user_expressions={"a": "me"})
+    reply, _ = run_cell(client, "hello again", user_expressions={"a": "me"})
     assert reply["user_expressions"]["a"]["data"] == {"text/plain": "me"}
-    assert run(client, "")[1] == []
+    assert run_cell(client, "")[1] == []
     inspected = client.ask("inspect_request", {"code": "x", "cursor_pos": 1, "detail_level": 0})
     assert (inspected["found"], inspected["data"]) == (True, {"text/plain": ""})
     completed = client.ask("complete_request", {"code": "he", "cursor_pos": 2})
@@ -94,9 +76,9 @@ def test_what_is_counted_and_what_is_published(client):
     msg_id = client.execute("quiet", silent=True)
     assert client.transcript(msg_id) == [BUSY, IDLE]
     assert client.reply(msg_id)["content"]["execution_count"] == 0
-    reply, published = run(client, "not kept", store_history=False)
+    reply, published = run_cell(client, "not kept", store_history=False)
     assert (reply["execution_count"], len(published)) == (0, 1)
-    assert run(client, "kept")[0]["execution_count"] == 1
+    assert run_cell(client, "kept")[0]["execution_count"] == 1
     kept = {"hist_access_type": "tail", "n": 9}
     assert client.ask("history_request", kept)["history"] == [[0, 1, "kept"]]
 
@@ -176,7 +158,7 @@ def test_messages_that_are_not_genuine(client):
         for _, frames in not_genuine():
             getattr(client, channel).send_multipart(frames)
     # Nothing was published for any of them, not even busy: the next thing heard is genuine.
-    assert run(client, "genuine")[1] == [("stream", {"name": "stdout", "text": "genuine"})]
+    assert run_cell(client, "genuine")[1] == [("stream", {"name": "stdout", "text": "genuine"})]
     client.nothing_left()
 
 
@@ -188,7 +170,7 @@ def test_replayed_messages(client):
     client.reply(msg_id)
     for channel in (client.shell, client.control, client.shell):
         channel.send_multipart(frames)
-    assert run(client, "after")[0]["execution_count"] == 2
+    assert run_cell(client, "after")[0]["execution_count"] == 2
     client.nothing_left()
 
 
@@ -205,7 +187,7 @@ def test_what_is_dropped_is_logged_without_the_key(client, context, connection, 
     with_log.nothing_left()
     with_log.shut_down()
     with_log.close()
-    status, stderr = process[0].end()
+    status, stderr = process[0].wait_for_end()
     assert status == 0
     assert stderr.count("dropped a message") == len(list(not_genuine()))
     assert "Traceback" not in stderr
@@ -220,7 +202,7 @@ def test_other_kinds_of_sockets_and_odd_frames(channel, client, context, connect
         stranger.connect(url(connection, channel))
         if kind in (zmq.REQ, zmq.DEALER):
             stranger.send_multipart([b"", b"x" * 100_000, b""])
-    assert run(client, "still here")[0]["status"] == "ok"
+    assert run_cell(client, "still here")[0]["status"] == "ok"
     heartbeat = client.connect("hb", zmq.REQ)
     heartbeat.send(b"ping")
     assert receive(heartbeat) == [b"ping"]
@@ -237,12 +219,12 @@ def test_what_is_printed_belongs_to_its_request(doing):
         ("say_to_stderr one", "stderr"),
         ("say_in_a_thread one", "stdout"),
     ]:
-        _, published = run(doing, code)
+        _, published = run_cell(doing, code)
         assert published == [("stream", {"name": name, "text": "one\n"})]
 
 
 def test_much_output_keeps_its_order(doing):
-    _, published = run(doing, "say_many 2000")
+    _, published = run_cell(doing, "say_many 2000")
     assert "".join(content["text"] for _, content in published) == "".join(
         f"{number}\n" for number in range(2000)
     )
@@ -254,18 +236,18 @@ def test_much_output_keeps_its_order(doing):
 )
 def test_a_cell_that_raises(code, name, text, doing):
     """An author's exception is an error in the cell, never a request without a reply."""
-    reply, published = run(doing, code)
+    reply, published = run_cell(doing, code)
     assert (reply["status"], reply["ename"]) == ("error", name)
     assert text in reply["evalue"]
     [(kind, content)] = published
     assert (kind, content["ename"]) == ("error", name)
-    assert run(doing, "say on")[0]["status"] == "ok"
+    assert run_cell(doing, "say on")[0]["status"] == "ok"
 
 
 def test_a_cell_that_spoils_the_streams(doing):
     """User code can put anything into sys.stdout; that ends no kernel."""
-    assert run(doing, "spoil")[0]["status"] == "ok"
-    assert run(doing, "sleep 0")[0]["status"] == "error"  # it prints
+    assert run_cell(doing, "spoil")[0]["status"] == "ok"
+    assert run_cell(doing, "sleep 0")[0]["status"] == "error"  # it prints
     assert doing.ask("kernel_info_request", {})["status"] == "ok"
 
 
@@ -276,9 +258,9 @@ def test_a_silent_cell_publishes_nothing_even_if_it_fails(doing):
 
 
 def test_a_cell_that_cancels_itself(doing):
-    reply, published = run(doing, "cancel")
+    reply, published = run_cell(doing, "cancel")
     assert reply["ename"] == published[0][1]["ename"] == "CancelledError"
-    assert run(doing, "say on")[0]["status"] == "ok"
+    assert run_cell(doing, "say on")[0]["status"] == "ok"
 
 
 def test_execute_is_for_shell(client):
@@ -302,7 +284,7 @@ def test_interrupting_other_requests(msg_type, doing):
 @pytest.mark.parametrize("by", ["signal", "message"])
 def test_interrupt(by, how, doing):
     """K1: by SIGINT as by message; the cell ends with KeyboardInterrupt, and is answered."""
-    msg_id = begin(doing, f"{how} 60")
+    msg_id = begin_cell(doing, f"{how} 60")
     request = None
     if by == "signal":
         os.killpg(doing.process.pid, signal.SIGINT)
@@ -314,7 +296,7 @@ def test_interrupt(by, how, doing):
     assert [content["ename"] for kind, content in published if kind == "error"] == [
         "KeyboardInterrupt"
     ]
-    assert run(doing, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
+    assert run_cell(doing, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
 
 
 def until_idle(client, msg_ids):
@@ -330,7 +312,7 @@ def until_idle(client, msg_ids):
 
 
 def test_an_interrupt_that_the_code_swallows(doing):
-    msg_id = begin(doing, "swallow 60")
+    msg_id = begin_cell(doing, "swallow 60")
     os.killpg(doing.process.pid, signal.SIGINT)
     assert doing.reply(msg_id)["content"]["status"] == "ok"
     assert [kind for kind, _ in doing.transcript(msg_id)] == ["stream", "status"]
@@ -340,12 +322,12 @@ def test_an_interrupt_of_nothing(client, connection):
     """An idle kernel stays what it is."""
     for _ in range(5):
         assert client.ask("interrupt_request", {}, "control") == {"status": "ok"}
-    assert run(client, "still here")[0]["status"] == "ok"
+    assert run_cell(client, "still here")[0]["status"] == "ok"
 
 
 def test_control_answers_while_user_code_runs(doing):
     """K3."""
-    msg_id = begin(doing, "sleep_in_one_call 60")
+    msg_id = begin_cell(doing, "sleep_in_one_call 60")
     assert doing.ask("kernel_info_request", {}, "control")["status"] == "ok"
     doing.send("interrupt_request", {}, "control")
     assert doing.reply(msg_id)["content"]["status"] == "error"
@@ -354,7 +336,7 @@ def test_control_answers_while_user_code_runs(doing):
 def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
     """``stop_on_error``: executes that have arrived are aborted, other requests answered."""
     go_on = tmp_path / "go on"
-    first = begin(doing, f"wait_for {go_on}")
+    first = begin_cell(doing, f"wait_for {go_on}")
     failing = doing.execute("error no")
     waiting = [doing.execute("say never") for _ in range(3)]
     info = doing.send("kernel_info_request", {})
@@ -367,12 +349,12 @@ def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
     assert doing.reply(info)["content"]["status"] == "ok"
     for msg_id in (first, failing, *waiting, info):
         assert doing.transcript(msg_id)[-1] == IDLE
-    assert run(doing, "say on")[0]["status"] == "ok"
+    assert run_cell(doing, "say on")[0]["status"] == "ok"
 
 
 def test_without_stop_on_error_the_next_cells_run(doing, tmp_path):
     go_on = tmp_path / "go on"
-    first = begin(doing, f"wait_for {go_on}")
+    first = begin_cell(doing, f"wait_for {go_on}")
     failing = doing.execute("error no", stop_on_error=False)
     waiting = doing.execute("say on")
     go_on.touch()
@@ -401,7 +383,7 @@ def test_input(code, password, doing, context):
 
 
 def test_input_that_the_frontend_does_not_offer(doing):
-    assert run(doing, "ask name?", allow_stdin=False)[0]["ename"] == "StdinNotImplementedError"
+    assert run_cell(doing, "ask name?")[0]["ename"] == "StdinNotImplementedError"
 
 
 def test_input_from_a_client_that_is_gone(doing, context):
@@ -435,13 +417,13 @@ def test_shutdown(channel, restart, client, connection):
 
 def test_a_cell_that_ends_the_process(doing):
     doing.execute("leave 7")
-    assert doing.process.end()[0] == 7
+    assert doing.process.wait_for_end()[0] == 7
 
 
 def test_ending_during_a_cell(doing):
     """SIGTERM, as launchers send when a shutdown takes too long: no cell can swallow it."""
-    begin(doing, "stay 60")
+    begin_cell(doing, "stay 60")
     os.kill(doing.process.pid, signal.SIGTERM)
-    status, stderr = doing.process.end()
+    status, stderr = doing.process.wait_for_end()
     assert status == -signal.SIGTERM
     assert stderr == ""

@@ -8,10 +8,11 @@ import sys
 
 import psutil
 import pytest
-from cells import begin, end_of, run, serve
-from conftest import handshake_metadata
-from harness import BUSY, DEADLINE, DELIMITER, IDLE, receive, wait_until
 from jupyter_client.manager import start_new_kernel
+from support.cells import begin_cell, finish_cell, run_cell, start_kernel_class
+from support.kernelspecs import handshake_metadata
+from support.raw_client import BUSY, DELIMITER, IDLE, receive
+from support.waits import DEADLINE, poll_until
 
 BASH = "bash_kernel.kernel:BashKernel"
 META_BASH = "metakernel.process_metakernel:BashKernel"
@@ -24,23 +25,23 @@ def stdout(text):
 # --- by the rules ---------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["RulesKernel", "AsyncRulesKernel"])
+@pytest.fixture(params=["PlainKernel", "AsyncPlainKernel"])
 def rules(request, context, tmp_path, start):
     """A kernel whose cells name what to do; ``do_execute`` plain and async."""
-    return serve(f"by_the_rules:{request.param}", context, tmp_path, start)
+    return start_kernel_class(f"support.plain_kernels:{request.param}", context, tmp_path, start)
 
 
 @pytest.fixture
 def handling(context, tmp_path, start):
-    return serve("by_the_rules:HandlingKernel", context, tmp_path, start)
+    return start_kernel_class("support.plain_kernels:OverridingKernel", context, tmp_path, start)
 
 
 def test_all_ways_to_the_frontend(rules):
     """``send_response``, ``session.send``, ``print``: all belong to the cell."""
     for way in ("responding", "responding_from_a_thread", "sending"):
-        assert run(rules, f"{way} one").published == [stdout("one")]
-    assert run(rules, "printing one").text() == "one\n"
-    assert run(rules, "printing_to_stderr one").text("stderr") == "one\n"
+        assert run_cell(rules, f"{way} one").published == [stdout("one")]
+    assert run_cell(rules, "printing one").text() == "one\n"
+    assert run_cell(rules, "printing_to_stderr one").text("stderr") == "one\n"
     rules.nothing_left()
 
 
@@ -56,7 +57,7 @@ def test_a_message_made_by_hand(rules):
 
 def test_what_json_lacks(rules):
     """Cleaned as jupyter_client's Session does it; bash_kernel sends its images as bytes."""
-    assert run(rules, "sending_what_json_lacks").data("display_data") == [
+    assert run_cell(rules, "sending_what_json_lacks").data("display_data") == [
         {
             "bytes": base64.b64encode(b"\x00\xff").decode(),
             "tuple": [1, 2],
@@ -68,32 +69,32 @@ def test_what_json_lacks(rules):
 
 def test_the_displayhook_publishes_results(rules):
     """ipykernel's app puts its hook in place; wrappers of Python's ``code`` module live on it."""
-    assert run(rules, "displaying one").result == "'one'"
+    assert run_cell(rules, "displaying one").result == "'one'"
 
 
 def test_a_stream_of_ones_own(rules):
-    assert run(rules, "streaming one").published == [stdout("one")]
+    assert run_cell(rules, "streaming one").published == [stdout("one")]
 
 
 def test_the_log_goes_to_stderr(rules):
     """``self.log`` is for who runs the kernel; the frontend hears nothing."""
-    assert run(rules, "logging something odd").published == []
+    assert run_cell(rules, "logging something odd").published == []
     rules.shut_down()
-    status, stderr = rules.process.end()
+    status, stderr = rules.process.wait_for_end()
     assert status == 0
     assert stderr.count("something odd") == 1
 
 
 def test_an_exception(rules):
-    ran = run(rules, "failing here")
+    ran = run_cell(rules, "failing here")
     assert (ran.reply["status"], ran.reply["ename"]) == ("error", "LookupError")
     assert ran.kinds == ["error"]
-    assert run(rules, "responding on").published == [stdout("on")]
+    assert run_cell(rules, "responding on").published == [stdout("on")]
 
 
 def test_input(rules):
-    assert run(rules, "asking name?", ["me"]).published == [stdout("'me'")]
-    assert run(rules, "asking_secretly pin?", ["1234"]).published == [stdout("'1234'")]
+    assert run_cell(rules, "asking name?", ["me"]).published == [stdout("'me'")]
+    assert run_cell(rules, "asking_secretly pin?", ["1234"]).published == [stdout("'1234'")]
     rules.nothing_left()
 
 
@@ -109,16 +110,16 @@ def test_the_loop(rules):
 
 def test_what_a_kernel_knows(rules):
     code = "telling_the_parent please"
-    assert run(rules, code).published == [stdout(code)]
+    assert run_cell(rules, code).published == [stdout(code)]
     ports = "control_port hb_port iopub_port shell_port stdin_port"
-    assert run(rules, "telling_the_ports").published == [stdout(ports)]
+    assert run_cell(rules, "telling_the_ports").published == [stdout(ports)]
     answer = rules.ask("connect_request", {})
     assert answer.pop("status") == "ok"
     assert answer == {k: v for k, v in rules.connection.items() if k.endswith("_port")}
 
 
 def test_a_comm_that_the_kernel_opens(rules):
-    [(kind, content)] = run(rules, "opening view").published
+    [(kind, content)] = run_cell(rules, "opening view").published
     assert (kind, content["target_name"]) == ("comm_open", "view")
     assert content["data"] == {"from": "kernel"}
     comms = rules.ask("comm_info_request", {"target_name": "view"})["comms"]
@@ -162,14 +163,14 @@ def test_what_an_author_overrides(handling):
     assert "started" in metadata  # ipykernel's own
     handling.transcript(msg_id)
     handling.shut_down()
-    assert "shut down, restart=False" in handling.process.end()[1]
+    assert "shut down, restart=False" in handling.process.wait_for_end()[1]
 
 
 def test_an_author_overrides_what_we_do(handling):
     """``start`` and ``kernel_info``, with ``super()`` as ever."""
     assert handling.ask("kernel_info_request", {})["banner"] == "Made by me"
     handling.shut_down()
-    assert "WARNING started" in handling.process.end()[1]
+    assert "WARNING started" in handling.process.wait_for_end()[1]
 
 
 def test_a_debug_request_that_nobody_handles(rules):
@@ -183,32 +184,32 @@ def test_a_debug_request_that_nobody_handles(rules):
 
 @pytest.fixture
 def bash(context, tmp_path, start):
-    return serve(BASH, context, tmp_path, start)
+    return start_kernel_class(BASH, context, tmp_path, start)
 
 
 def test_bash_cells(bash):
     """One shell behind all cells; lines as they come, the exit status as the error."""
-    assert run(bash, "x=5; echo $x").published == [stdout("5\n")]
-    assert run(bash, "echo again $x >&2").text() == "again 5\n"
-    assert run(bash, "for i in 1 2 3; do echo $i; done").published == [
+    assert run_cell(bash, "x=5; echo $x").published == [stdout("5\n")]
+    assert run_cell(bash, "echo again $x >&2").text() == "again 5\n"
+    assert run_cell(bash, "for i in 1 2 3; do echo $i; done").published == [
         stdout("1\n"),
         stdout("2\n"),
         stdout("3\n"),
     ]
-    failed = run(bash, "(exit 3)")
+    failed = run_cell(bash, "(exit 3)")
     assert (failed.reply["status"], failed.reply["evalue"]) == ("error", "3")
     assert failed.kinds == ["error"]
-    assert run(bash, "seq 1 2000 | tail -1").text() == "2000\n"
+    assert run_cell(bash, "seq 1 2000 | tail -1").text() == "2000\n"
     bash.nothing_left()
 
 
 def test_bash_displays(bash, tmp_path):
     """HTML as text, an image as base64; the kernel hands the latter over as bytes."""
-    [html] = run(bash, "echo '<b>x</b>' | displayHTML").data("display_data")
+    [html] = run_cell(bash, "echo '<b>x</b>' | displayHTML").data("display_data")
     assert html == {"text/html": "<b>x</b>\n"}
     png = b"\x89PNG\r\n\x1a\n" + bytes(32)
     (tmp_path / "dot.png").write_bytes(png)
-    [image] = run(bash, f"display < {tmp_path}/dot.png").data("display_data")
+    [image] = run_cell(bash, f"display < {tmp_path}/dot.png").data("display_data")
     assert base64.b64decode(image["image/png"]) == png
 
 
@@ -226,24 +227,24 @@ def test_bash_other_requests(bash):
 
 def test_interrupting_bash(bash):
     """It swallows the KeyboardInterrupt and sends ^C on; the shell and its variables survive."""
-    run(bash, "x=5")
-    msg_id = begin(bash, "echo asleep; sleep 60")
+    run_cell(bash, "x=5")
+    msg_id = begin_cell(bash, "echo asleep; sleep 60")
 
     def sleeping_process():
         started = psutil.Process(bash.process.pid).children(recursive=True)
         return next((process for process in started if process.name() == "sleep"), None)
 
-    sleeping = wait_until(sleeping_process, "bash has started `sleep`")
+    sleeping = poll_until(sleeping_process, "bash has started `sleep`")
     os.killpg(bash.process.pid, signal.SIGINT)
-    assert end_of(bash, msg_id).reply["status"] == "abort"
+    assert finish_cell(bash, msg_id).reply["status"] == "abort"
     psutil.wait_procs([sleeping], timeout=DEADLINE)
     assert not sleeping.is_running()
-    assert run(bash, "echo $x").text() == "5\n"
+    assert run_cell(bash, "echo $x").text() == "5\n"
 
 
 def test_a_bash_that_ends_is_started_again(bash):
-    assert run(bash, "exit").text().endswith("Restarting Bash\n")
-    assert run(bash, "echo on").text() == "on\n"
+    assert run_cell(bash, "exit").text().endswith("Restarting Bash\n")
+    assert run_cell(bash, "echo on").text() == "on\n"
 
 
 # --- metakernel -----------------------------------------------------------------------------
@@ -251,17 +252,17 @@ def test_a_bash_that_ends_is_started_again(bash):
 
 @pytest.fixture
 def meta(context, tmp_path, start):
-    return serve(META_BASH, context, tmp_path, start)
+    return start_kernel_class(META_BASH, context, tmp_path, start)
 
 
 def test_metakernel_cells_and_magics(meta):
-    assert run(meta, "echo hello").text() == "hello\r\n"
-    assert "%python" in run(meta, "%lsmagic").text()
-    assert run(meta, "%python 6 * 7").result == "42"
-    assert run(meta, "!echo by the shell").text().strip() == "by the shell"
-    [html] = run(meta, "%%html\n<i>it</i>").data("display_data")
+    assert run_cell(meta, "echo hello").text() == "hello\r\n"
+    assert "%python" in run_cell(meta, "%lsmagic").text()
+    assert run_cell(meta, "%python 6 * 7").result == "42"
+    assert run_cell(meta, "!echo by the shell").text().strip() == "by the shell"
+    [html] = run_cell(meta, "%%html\n<i>it</i>").data("display_data")
     assert html["text/html"] == "<i>it</i>"
-    [page] = run(meta, "%cd?").reply["payload"]
+    [page] = run_cell(meta, "%cd?").reply["payload"]
     assert page["source"] == "page"
     assert "change current directory" in page["data"]["text/plain"]
     meta.nothing_left()
@@ -269,15 +270,15 @@ def test_metakernel_cells_and_magics(meta):
 
 def test_metakernel_python_cells(meta):
     """What runs as Python inside prints, displays and fails like a cell of its own."""
-    ran = run(meta, "%%python\nfrom IPython.display import HTML, display\n"
+    ran = run_cell(meta, "%%python\nfrom IPython.display import HTML, display\n"
                     "print('printed')\ndisplay(HTML('<b>x</b>'))\n40 + 2")  # fmt: skip
     assert ran.text() == "printed\n"
     assert ran.data("display_data")[0]["text/html"] == "<b>x</b>"
     assert ran.result == "42"
-    failed = run(meta, "%%python\n1/0")
+    failed = run_cell(meta, "%%python\n1/0")
     assert failed.reply["ename"] == "ZeroDivisionError"
     assert failed.kinds == ["error"]
-    assert run(meta, "%python input('name? ')", ["me"]).result == "'me'"
+    assert run_cell(meta, "%python input('name? ')", ["me"]).result == "'me'"
 
 
 def test_metakernel_from_a_thread(meta):
@@ -306,17 +307,17 @@ def test_metakernel_other_requests(meta):
 
 def test_metakernel_keeps_its_history_at_the_end(meta, context, tmp_path, start):
     """``do_shutdown`` is the author's chance to save."""
-    run(meta, "echo remember me")
+    run_cell(meta, "echo remember me")
     meta.shut_down()
-    assert meta.process.end()[0] == 0
-    again = serve(META_BASH, context, tmp_path, start)
+    assert meta.process.wait_for_end()[0] == 0
+    again = start_kernel_class(META_BASH, context, tmp_path, start)
     tail = {"hist_access_type": "tail", "n": 9, "output": False, "raw": True}
     assert again.ask("history_request", tail)["history"] == [[None, None, "echo remember me"]]
 
 
 def test_metakernel_widgets(meta):
     """ipywidgets: opened by a cell, moved by the frontend, heard by the next cell."""
-    ran = run(meta, "%%python\nimport ipywidgets\nslider = ipywidgets.IntSlider()\nslider")
+    ran = run_cell(meta, "%%python\nimport ipywidgets\nslider = ipywidgets.IntSlider()\nslider")
     opened = {c["data"]["state"]["_model_name"]: c["comm_id"]
               for kind, c in ran.published if kind == "comm_open"}  # fmt: skip
     assert set(opened) == {"IntSliderModel", "LayoutModel", "SliderStyleModel"}
@@ -325,7 +326,7 @@ def test_metakernel_widgets(meta):
     moved = {"method": "update", "state": {"value": 7}, "buffer_paths": []}
     msg_id = meta.send("comm_msg", {"comm_id": opened["IntSliderModel"], "data": moved})
     assert meta.transcript(msg_id)[-1] == IDLE
-    assert run(meta, "%python slider.value").result == "7"
+    assert run_cell(meta, "%python slider.value").result == "7"
 
 
 @pytest.mark.parametrize(
@@ -333,16 +334,16 @@ def test_metakernel_widgets(meta):
 )
 def test_interrupting_metakernel(code, meta):
     """In its subprocess, whose output it keeps, and in Python (unanswered on ipykernel's app)."""
-    msg_id = begin(meta, code)
+    msg_id = begin_cell(meta, code)
     os.killpg(meta.process.pid, signal.SIGINT)
-    reply = end_of(meta, msg_id).reply
+    reply = finish_cell(meta, msg_id).reply
     assert reply.get("ename", reply["status"]) in ("ok", "KeyboardInterrupt")
-    assert run(meta, "echo on").text() == "on\r\n"
+    assert run_cell(meta, "echo on").text() == "on\r\n"
 
 
 def test_metakernel_connect_info(meta):
     """Authors look for the connection file in the config, where ipykernel's app has it."""
-    said = run(meta, "%connect_info").text()
+    said = run_cell(meta, "%connect_info").text()
     assert str(meta.connection["shell_port"]) in said
 
 

@@ -10,25 +10,22 @@ import sys
 import psutil
 import pytest
 import zmq
-from conftest import FORMS, TESTS
-from harness import (
+from support import KERNEL_PATH
+from support.kernel_processes import ends_with_one_line, mode_of
+from support.ports import free_port, free_range
+from support.raw_client import (
     BUSY,
     CHANNELS,
-    DEADLINE,
+    FORMS,
     IDLE,
     KEY,
     Client,
     Launcher,
-    fails_with_one_line,
-    free_port,
-    free_range,
-    mode,
     receive,
     signed_frame,
-    text_of,
     url,
-    wait_until,
 )
+from support.waits import DEADLINE, poll_until, read_when_written
 
 
 def test_every_port_answers_when_the_registration_arrives(launcher, start, context, runtime_dir):
@@ -60,13 +57,13 @@ def test_every_port_answers_when_the_registration_arrives(launcher, start, conte
     assert client.reply(msg_id)["content"]["status"] == "ok"
 
     own = runtime_dir / f"kernel-{process.pid}.json"
-    assert mode(own) == 0o600
+    assert mode_of(own) == 0o600
     written = json.loads(own.read_text())
     assert {name: written[name] for name in connection} == connection
     client.nothing_left()
     client.shut_down()
     client.close()
-    assert process.end() == (0, "")
+    assert process.wait_for_end() == (0, "")
     assert not own.exists()
 
 
@@ -80,14 +77,14 @@ def test_the_registration_file_may_name_the_connection_file(
     connection = signed_frame_launcher.receive_registration()
     assert not named.exists()
     signed_frame_launcher.give_receipt()
-    written = json.loads(text_of(named))
-    assert mode(named) == 0o600
+    written = json.loads(read_when_written(named))
+    assert mode_of(named) == 0o600
     assert written["shell_port"] == connection["shell_port"]
     assert (written["kernel_name"], written["jupyter_session"]) == ("echo", "my.ipynb")
     client = Client(context, connection)
     client.shut_down()
     client.close()
-    assert process.end()[0] == 0
+    assert process.wait_for_end()[0] == 0
     assert not named.exists()
 
 
@@ -103,7 +100,7 @@ def test_other_keys(form, key, context, tmp_path, start):
     assert client.ask("kernel_info_request", {})["status"] == "ok"
     client.shut_down()
     client.close()
-    status, stderr = process.end()
+    status, stderr = process.wait_for_end()
     assert status == 0
     assert stderr.count("\n") == (0 if key else 1)
     assert ("key is empty" in stderr) is not bool(key)
@@ -179,11 +176,11 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
     launcher.socket.send_multipart([*way_back, *good])
     runtime = os.environ["JUPYTER_RUNTIME_DIR"]
     own = os.path.join(runtime, f"kernel-{process.pid}.json")
-    connection = json.loads(wait_until(lambda: os.path.exists(own) and open_text(own), "running"))
+    connection = json.loads(poll_until(lambda: os.path.exists(own) and open_text(own), "running"))
     client = Client(context, connection)
     client.shut_down()
     client.close()
-    status, stderr = process.end()
+    status, stderr = process.wait_for_end()
     assert status == 0
     assert KEY not in stderr
 
@@ -197,7 +194,7 @@ def test_no_receipt(launcher, start):
     """H4: after the deadline one line, no files, and an exit status that says failure."""
     path = launcher.write_file()
     process = start(path, "--handshake-timeout", "0.5")
-    fails_with_one_line(process, 1, f"127.0.0.1:{launcher.port}", "within 0.5 s")
+    ends_with_one_line(process, 1, f"127.0.0.1:{launcher.port}", "within 0.5 s")
     assert not path.exists()
 
 
@@ -206,28 +203,28 @@ def test_only_wrong_receipts(launcher, start):
     process = start(launcher.write_file(), "--handshake-timeout", "10")
     launcher.receive_registration()
     launcher.send(launcher.receipt(key="another key"))
-    fails_with_one_line(process, 1, "1 invalid answer(s) were ignored")
+    ends_with_one_line(process, 1, "1 invalid answer(s) were ignored")
 
 
 def test_the_default_deadline_is_five_seconds(signed_frame_launcher, start):
     """H4."""
     process = start(signed_frame_launcher.write_file())
-    fails_with_one_line(process, 1, "within 5 s")
+    ends_with_one_line(process, 1, "within 5 s")
 
 
 def test_a_language_that_loads_for_longer_than_the_deadline(signed_frame_launcher, start, context):
     """H4 is about the launcher's answer: one that came in time counts whenever it is read."""
     process = start(
         signed_frame_launcher.write_file(),
-        *("--handshake-timeout", "0.5", "--kernel-class", "slow_to_load:SlowKernel"),
-        PYTHONPATH=TESTS,
+        *("--handshake-timeout", "0.5", "--kernel-class", "support.slow_kernel:SlowKernel"),
+        **KERNEL_PATH,
     )
     connection = signed_frame_launcher.receive_registration()
     signed_frame_launcher.give_receipt()
     client = Client(context, connection)
     client.shut_down()
     client.close()
-    assert process.end()[0] == 0
+    assert process.wait_for_end()[0] == 0
 
 
 def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
@@ -235,7 +232,7 @@ def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
     process = start(signed_frame_launcher.write_file(), "--handshake-timeout", "10")
     frames = receive(signed_frame_launcher.socket)
     signed_frame_launcher.socket.send_multipart(frames)
-    fails_with_one_line(process, 1, "1 invalid answer(s) were ignored")
+    ends_with_one_line(process, 1, "1 invalid answer(s) were ignored")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +245,7 @@ def test_refused(reason, launcher, start):
     launcher.receive_registration()
     launcher.send(launcher.receipt(status="error", **reason))
     words = "room" if reason else "no reason given"
-    assert "\x1b" not in fails_with_one_line(process, 1, "refused", words)
+    assert "\x1b" not in ends_with_one_line(process, 1, "refused", words)
     assert not path.exists()
 
 
@@ -256,13 +253,13 @@ def test_nobody_listens_at_the_registration_port(signed_frame_launcher, start):
     """H4: an unreachable launcher is told from a slow one by nothing but the deadline."""
     path = signed_frame_launcher.write_file(registration_port=free_port())
     process = start(path, "--handshake-timeout", "0.5")
-    fails_with_one_line(process, 1, "nothing answered")
+    ends_with_one_line(process, 1, "nothing answered")
     assert not path.exists()
 
 
 def test_an_address_that_cannot_exist(signed_frame_launcher, start):
     path = signed_frame_launcher.write_file(registration_ip="no such host")
-    fails_with_one_line(start(path), 1, "no such host")
+    ends_with_one_line(start(path), 1, "no such host")
 
 
 def test_two_kernels_with_one_registration_file(signed_frame_launcher, start):
@@ -272,10 +269,10 @@ def test_two_kernels_with_one_registration_file(signed_frame_launcher, start):
     signed_frame_launcher.receive_registration()
     signed_frame_launcher.give_receipt()
     second = start(path, "--handshake-timeout", "0.5")
-    fails_with_one_line(second, 1, "no valid receipt")
+    ends_with_one_line(second, 1, "no valid receipt")
     assert first.popen.poll() is None
     os.kill(first.pid, signal.SIGTERM)
-    assert first.end()[0] == -signal.SIGTERM
+    assert first.wait_for_end()[0] == -signal.SIGTERM
 
 
 def test_the_range_of_ports_is_exhausted(signed_frame_launcher, start, tmp_path):
@@ -283,7 +280,7 @@ def test_the_range_of_ports_is_exhausted(signed_frame_launcher, start, tmp_path)
     low = free_range(4)
     path = signed_frame_launcher.write_file()
     process = start(path, "--port-range", f"{low}-{low + 3}")
-    fails_with_one_line(process, 1, "every port of the range is in use", f"{low}-{low + 3}")
+    ends_with_one_line(process, 1, "every port of the range is in use", f"{low}-{low + 3}")
     assert not path.exists()
 
 
@@ -312,7 +309,7 @@ def test_the_runtime_directory_cannot_be_written(signed_frame_launcher, start, t
     file.write_text("")
     path = signed_frame_launcher.write_file()
     process = start(path, JUPYTER_RUNTIME_DIR=str(file / "runtime"))
-    fails_with_one_line(process, 1, "connection file", str(file))
+    ends_with_one_line(process, 1, "connection file", str(file))
     assert not signed_frame_launcher.socket.poll(0)
     assert not path.exists()
 
@@ -343,7 +340,7 @@ def test_the_launcher_dies(receipt, signed_frame_launcher, runtime_dir):
         signed_frame_launcher.receive_registration()
         if receipt:
             signed_frame_launcher.give_receipt()
-            wait_until(lambda: list(runtime_dir.glob("kernel-*.json")), "the kernel runs")
+            poll_until(lambda: list(runtime_dir.glob("kernel-*.json")), "the kernel runs")
         parent.kill()
         _, alive = psutil.wait_procs([child], timeout=DEADLINE)
         assert not alive
@@ -389,7 +386,7 @@ def test_encrypted(signed_frame_launcher, context, start):
         heartbeat.close()
         listener.close()
     os.kill(process.pid, signal.SIGTERM)
-    status, stderr = process.end()
+    status, stderr = process.wait_for_end()
     assert status == -signal.SIGTERM
     assert secret.decode() not in stderr
 
@@ -409,5 +406,5 @@ def test_over_ipc(form, context, tmp_path, start):
     assert client.ask("kernel_info_request", {})["protocol_version"] == "5.6"
     client.shut_down()
     client.close()
-    assert process.end() == (0, "")
+    assert process.wait_for_end() == (0, "")
     assert [path.name for path in tmp_path.glob("k-*")] == ["k-1"], "the launcher's alone is left"

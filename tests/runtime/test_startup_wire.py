@@ -5,8 +5,9 @@ import os
 import signal
 
 import pytest
-from conftest import start_classic
-from harness import CHANNELS, KEY, Client, fails_with_one_line, free_port, mode
+from support.kernel_processes import ends_with_one_line, mode_of, start_classic
+from support.ports import free_port
+from support.raw_client import CHANNELS, KEY, Client
 
 GOOD = {"key": KEY, "ip": "127.0.0.1"}
 REGISTERING = {**GOOD, "registration_port": 5555}
@@ -75,15 +76,15 @@ def test_a_malformed_startup_file(text, field, tmp_path, start):
     path = tmp_path / "startup.json"
     content = text if isinstance(text, bytes) else json.dumps(text).encode()
     path.write_bytes(content)
-    fails_with_one_line(start(path), 2, str(path), field)
+    ends_with_one_line(start(path), 2, str(path), field)
     assert path.read_bytes() == content, "a file that the user wrote is not ours to change"
 
 
 def test_a_startup_file_that_cannot_be_read(tmp_path, start):
     """F3."""
-    fails_with_one_line(start(tmp_path / "nowhere.json"), 2, "nowhere.json", "No such file")
-    fails_with_one_line(start(tmp_path), 2, str(tmp_path), "directory")
-    fails_with_one_line(start("/dev/zero"), 2, "/dev/zero", "larger")
+    ends_with_one_line(start(tmp_path / "nowhere.json"), 2, "nowhere.json", "No such file")
+    ends_with_one_line(start(tmp_path), 2, str(tmp_path), "directory")
+    ends_with_one_line(start("/dev/zero"), 2, "/dev/zero", "larger")
 
 
 def test_ports_that_the_launcher_chose(context, tmp_path, start):
@@ -101,7 +102,7 @@ def test_ports_zero_are_filled_in(context, tmp_path, start):
     """F5: the kernel binds free ports and rewrites the file, the keys it does not know included."""
     connection = start_classic(tmp_path, start, kernel_name="me", jupyter_session="s", shell_port=0)
     assert (connection["kernel_name"], connection["jupyter_session"]) == ("me", "s")
-    assert mode(tmp_path / "connection.json") == 0o600
+    assert mode_of(tmp_path / "connection.json") == 0o600
     client = Client(context, connection)
     client.nothing_left()
     client.shut_down()
@@ -114,7 +115,7 @@ def test_a_port_that_is_taken(tmp_path, start):
     first = start_classic(tmp_path, start)
     path = tmp_path / "second.json"
     path.write_text(json.dumps(first))
-    fails_with_one_line(start(path), 1, "shell", str(first["shell_port"]), "in use")
+    ends_with_one_line(start(path), 1, "shell", str(first["shell_port"]), "in use")
 
 
 def test_a_bare_name_is_looked_up_in_the_runtime_directory(runtime_dir, start):
@@ -122,7 +123,7 @@ def test_a_bare_name_is_looked_up_in_the_runtime_directory(runtime_dir, start):
     runtime_dir.mkdir()
     (runtime_dir / "bare-name-of-a-test.json").write_text("{}")
     process = start("bare-name-of-a-test.json")
-    fails_with_one_line(process, 2, str(runtime_dir / "bare-name-of-a-test.json"), "key")
+    ends_with_one_line(process, 2, str(runtime_dir / "bare-name-of-a-test.json"), "key")
     (runtime_dir / "bare-name-of-a-test.json").unlink()
 
 
@@ -133,13 +134,13 @@ def test_by_hand(context, start, runtime_dir):
     path = runtime_dir / f"kernel-{process.pid}.json"
     assert lines[0] == f"Connection file: {path}\n"
     assert lines[1] == f"To attach: jupyter console --existing {path.name}\n"
-    assert mode(path) == 0o600
+    assert mode_of(path) == 0o600
     client = Client(context, json.loads(path.read_text()))
     msg_id = client.execute("by hand")
     assert ("stream", {"name": "stdout", "text": "by hand"}) in client.transcript(msg_id)
     client.close()
     os.kill(process.pid, signal.SIGTERM)
-    assert process.end()[0] == -signal.SIGTERM
+    assert process.wait_for_end()[0] == -signal.SIGTERM
     assert not path.exists()
 
 
@@ -154,14 +155,14 @@ def test_by_hand(context, start, runtime_dir):
 )
 def test_a_kernel_class_that_cannot_be_loaded(arguments, word, start, tmp_path):
     (tmp_path / "raises.py").write_text("no_such_name")
-    fails_with_one_line(start(None, *arguments, PYTHONPATH=str(tmp_path)), 1, word)
+    ends_with_one_line(start(None, *arguments, PYTHONPATH=str(tmp_path)), 1, word)
 
 
 @pytest.mark.parametrize(
     "arguments", [["--port-range", "9-1"], ["--handshake-timeout", "-1"], ["x"]]
 )
 def test_a_command_line_that_is_wrong(arguments, start):
-    status, stderr = start(None, *arguments).end()
+    status, stderr = start(None, *arguments).wait_for_end()
     assert status == 2
     assert "error:" in stderr
     assert "Traceback" not in stderr

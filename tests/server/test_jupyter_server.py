@@ -10,15 +10,24 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import DEADLINE, wait_until
-from servers import CAUSE, DOING, NO_GATE, SPEAKS_5_6, THIEF, Server, Websocket, websocket
+from support.kernelspecs import handshake_metadata
+from support.servers import (
+    CAUSE,
+    NO_GATE,
+    SCRIPTED,
+    SPEAKS_5_6,
+    THIEF,
+    Server,
+    Websocket,
+    websocket,
+)
+from support.waits import DEADLINE, poll_until
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     started = Server(tmp_path_factory.mktemp("server"), "jupyter_server")
-    started.doing()
+    started.scripted()
     yield started
     started.stop()
 
@@ -37,7 +46,7 @@ def test_start_execute_and_shut_down(server, kernel, connect):
     assert not os.path.exists(process.cmdline()[-1]), "removed after the receipt"
     assert server.files() == [f"kernel-{kernel_id}.json"]
     frontend = connect(kernel_id)
-    assert frontend.run("hello") == echoed("hello")
+    assert frontend.run_cell("hello") == echoed("hello")
     assert server.rest("DELETE", f"api/kernels/{kernel_id}") == (204, None)
     assert not process.is_running()
     assert server.files() == []
@@ -49,7 +58,7 @@ def test_start_execute_and_shut_down(server, kernel, connect):
 
 def test_restart(server, kernel, connect):
     """L6: a fresh handshake, the same ports; the websocket stays, hears the welcome, executes."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend, another = connect(kernel_id), connect(kernel_id)
     assert says(frontend, "before")
     another.comms()  # answered: it is subscribed
@@ -68,7 +77,7 @@ def test_restart(server, kernel, connect):
 
 def test_the_activity_monitor(server, kernel, connect):
     """L6: the server's own subscriber, which the culler relies on, lives on after a restart."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend, onlooker = connect(kernel_id), connect(kernel_id)
     onlooker.comms()  # answered: it is subscribed
 
@@ -76,7 +85,7 @@ def test_the_activity_monitor(server, kernel, connect):
         return server.get(f"api/kernels/{kernel_id}")
 
     def is_seen(state):
-        wait_until(lambda: model()["execution_state"] == state, f"{state} is seen")
+        poll_until(lambda: model()["execution_state"] == state, f"{state} is seen")
 
     for restarts in range(2):
         if restarts:
@@ -85,7 +94,7 @@ def test_the_activity_monitor(server, kernel, connect):
             onlooker.hear_welcome()
             # Its socket reconnects in its own time, and its `idle` may be the old kernel's.
             heard = model()["last_activity"]
-            wait_until(
+            poll_until(
                 lambda: says(frontend, "on") and model()["last_activity"] > heard,  # noqa: B023
                 "the monitor hears the new kernel",
             )
@@ -106,7 +115,7 @@ def test_the_activity_monitor(server, kernel, connect):
 
 def test_autorestart(server, kernel, connect):
     """L6, L8: after SIGKILL the frontend hears `restarting`, and its websocket works again."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     assert says(frontend, "before")
     for _ in range(2):
@@ -117,18 +126,18 @@ def test_autorestart(server, kernel, connect):
         assert says(frontend, "after")
         assert server.process(kernel_id) != old
         assert server.ports(kernel_id) == ports
-        wait_until(lambda: seen_idle(server, kernel_id), "the server has heard it, too")
+        poll_until(lambda: seen_idle(server, kernel_id), "the server has heard it, too")
 
 
 def test_a_cell_that_crashes_its_kernel(server, kernel, connect):
     """L6: the crash of a busy kernel; the next one is not busy for the activity monitor."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     frontend.execute("crash")
     frontend.hear_status("restarting")
     frontend.hear_welcome()
-    assert frontend.run("say again")[1:] == [("stream", {"name": "stdout", "text": "again\n"})]
-    wait_until(lambda: seen_idle(server, kernel_id), "the server has heard it, too")
+    assert frontend.run_cell("say again")[1:] == [("stream", {"name": "stdout", "text": "again\n"})]
+    poll_until(lambda: seen_idle(server, kernel_id), "the server has heard it, too")
 
 
 def seen_idle(server, kernel_id):
@@ -137,7 +146,9 @@ def seen_idle(server, kernel_id):
 
 
 def says(frontend, text):
-    return frontend.run(f"say {text}")[1:] == [("stream", {"name": "stdout", "text": f"{text}\n"})]
+    return frontend.run_cell(f"say {text}")[1:] == [
+        ("stream", {"name": "stdout", "text": f"{text}\n"})
+    ]
 
 
 def stolen(server, kernel_id, ports):
@@ -147,7 +158,7 @@ def stolen(server, kernel_id, ports):
 
 def test_a_port_is_stolen_at_a_restart(server, kernel, connect):
     """L6: no failure; who connects now (JupyterLab does after a restart) works, and is watched."""
-    kernel_id = kernel(server.doing("robbed", THIEF, NO_GATE))
+    kernel_id = kernel(server.scripted("robbed", THIEF, NO_GATE))
     assert says(connect(kernel_id), "before")
     ports = server.ports(kernel_id)
     assert server.rest("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
@@ -158,7 +169,7 @@ def test_a_port_is_stolen_at_a_restart(server, kernel, connect):
     onlooker.comms()  # answered: it is subscribed
     msg_id = frontend.execute("sleep 60")
     onlooker.hear_output(msg_id)
-    wait_until(
+    poll_until(
         lambda: server.get(f"api/kernels/{kernel_id}")["execution_state"] == "busy", "busy is seen"
     )
     server.rest("POST", f"api/kernels/{kernel_id}/interrupt")
@@ -168,13 +179,13 @@ def test_a_port_is_stolen_at_a_restart(server, kernel, connect):
 def test_a_port_is_stolen_at_an_autorestart(server, kernel, connect):
     """L6: no failure; the page that is open has to be reloaded, as its websocket stays where it
     was, and one that is opened now works."""
-    kernel_id = kernel(server.doing("robbed-and-killed", THIEF, NO_GATE))
+    kernel_id = kernel(server.scripted("robbed-and-killed", THIEF, NO_GATE))
     open_page = connect(kernel_id)
     assert says(open_page, "before")
     old, ports = server.process(kernel_id), server.ports(kernel_id)
     old.kill()
     open_page.hear_status("restarting")
-    wait_until(lambda: stolen(server, kernel_id, ports), "the new kernel runs")
+    poll_until(lambda: stolen(server, kernel_id, ports), "the new kernel runs")
     assert says(connect(kernel_id), "after")
 
 
@@ -182,11 +193,11 @@ def test_connecting_while_a_restart_is_under_way(server, kernel, connect, tmp_pa
     """L6: who comes before the new kernel has its ports waits for them (LAUNCHER_NOTES 1)."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    kernel_id = kernel(server.doing("robbed-and-late", THIEF, str(gate)))
+    kernel_id = kernel(server.scripted("robbed-and-late", THIEF, str(gate)))
     old, ports = server.process(kernel_id), server.ports(kernel_id)
     with ThreadPoolExecutor() as pool:
         restarted = pool.submit(server.rest, "POST", f"api/kernels/{kernel_id}/restart")
-        wait_until(lambda: server.processes(kernel_id) not in ([], [old]), "the new process")
+        poll_until(lambda: server.processes(kernel_id) not in ([], [old]), "the new process")
         connected = pool.submit(connect, kernel_id)
         wait([connected], timeout=0.5)  # time for a connection that is made too early
         open(gate, "w").close()
@@ -204,7 +215,7 @@ if os.path.exists(path):
     if how == "early":
         sys.exit("the cause")
     # Such a class is missed only when the ports are registered.
-    sys.argv[-2:-2] = ["--kernel-class", "kernels:NoSuchKernel"]
+    sys.argv[-2:-2] = ["--kernel-class", "support.scripted_kernels:NoSuchKernel"]
 open(path, "w").close()
 os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 """
@@ -216,7 +227,7 @@ def lives_once(server, tmp_path):
 
     def make(how):
         name = f"lives-once-{tmp_path.name}"
-        return server.doing(name, LIVES_ONCE, str(tmp_path / "flag"), how)
+        return server.scripted(name, LIVES_ONCE, str(tmp_path / "flag"), how)
 
     return make
 
@@ -231,7 +242,7 @@ def test_supervision_gives_up(how, server, kernel, connect, lives_once):
     heard = frontend.hear_status("dead", timeout=90)
     restarts = [m for m in heard if m["content"] == {"execution_state": "restarting"}]
     assert len(restarts) == 5, "the server's limit"
-    wait_until(lambda: server.get("api/kernels") == [], "the server has forgotten it")
+    poll_until(lambda: server.get("api/kernels") == [], "the server has forgotten it")
     assert server.rest("GET", f"api/kernels/{kernel_id}")[0] == 404
 
 
@@ -304,7 +315,7 @@ def test_several_at_once(server, kernel, connect):
     with ThreadPoolExecutor() as pool:
         ids = list(pool.map(kernel, ["echo-handshake"] * 4))
         for number, kernel_id in enumerate(ids):
-            assert connect(kernel_id).run(f"kernel {number}") == echoed(f"kernel {number}")
+            assert connect(kernel_id).run_cell(f"kernel {number}") == echoed(f"kernel {number}")
         list(pool.map(lambda kernel_id: server.rest("DELETE", f"api/kernels/{kernel_id}"), ids))
     assert server.processes() == []
 
@@ -335,7 +346,7 @@ def test_pending_kernels_and_a_server_that_is_killed(tmp_path):
 
 # --- one setting for every kernel: docs/recipes.md -----------------------------------------------
 
-NO_PROVISIONER = {"argv": [sys.executable, *DOING], **SPEAKS_5_6}
+NO_PROVISIONER = {"argv": [sys.executable, *SCRIPTED], **SPEAKS_5_6}
 
 
 @pytest.fixture(scope="module", params=["environment", "configuration"])
@@ -383,7 +394,7 @@ def test_python3_by_our_provisioner(server_for_all):
 
     def pid():
         frontend = Websocket(server_for_all, kernel_id)
-        published = frontend.run("import os; print(os.getpid())")
+        published = frontend.run_cell("import os; print(os.getpid())")
         frontend.close()
         return int("".join(content["text"] for kind, content in published if kind == "stream"))
 
@@ -394,7 +405,7 @@ def test_python3_by_our_provisioner(server_for_all):
     assert server_for_all.rest("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
     second = pid()
     psutil.Process(second).kill()
-    wait_until(lambda: kernels() - {second}, "supervision starts another")
+    poll_until(lambda: kernels() - {second}, "supervision starts another")
     assert pid() not in (first, second)
     assert server_for_all.rest("DELETE", f"api/kernels/{kernel_id}")[0] == 204
     assert server_for_all.files() == []

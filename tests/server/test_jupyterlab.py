@@ -8,11 +8,11 @@ import json
 import os
 
 import nbformat
-import optional
 import pytest
-from browser import PAGE_TIME, Page, chromium
-from harness import DEADLINE, wait_until
-from servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
+from support import optional
+from support.browser import PAGE_TIME, Page, chromium
+from support.servers import CAUSE, NO_GATE, THIEF, TOKEN, WELCOMING, Server
+from support.waits import DEADLINE, poll_until
 
 optional.module("jupyterlab")
 By = optional.module("selenium.webdriver.common.by").By
@@ -34,7 +34,7 @@ def server(request, tmp_path_factory):
     started = Server(
         folder / "server", "jupyterlab", *words, JUPYTERLAB_SETTINGS_DIR=str(folder / "settings")
     )
-    started.doing()
+    started.scripted()
     yield started
     started.stop()
 
@@ -202,7 +202,7 @@ def test_run_all(lab, notebook):
     assert os.path.basename(lab.process().cmdline()[-1]).startswith("registration-")
     lab.run_all()
     assert lab.cells() == numbered(said)
-    wait_until(lambda: lab.texts() == said, "they are on the page as well")
+    poll_until(lambda: lab.texts() == said, "they are on the page as well")
     assert lab.status() == "idle"
 
 
@@ -221,7 +221,7 @@ def test_restart_and_run_all(lab, notebook):
 
 def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
     """L6: the page follows its kernel to the new port."""
-    lab.open(notebook(server.doing("robbed", THIEF, NO_GATE), *["say one"] * 3))
+    lab.open(notebook(server.scripted("robbed", THIEF, NO_GATE), *["say one"] * 3))
     for turn in range(2):
         said = [f"run {turn}, cell {number}" for number in range(3)]
         lab.write([f"say {text}" for text in said])
@@ -233,7 +233,7 @@ def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
 
 def test_refresh_while_a_cell_runs(lab, notebook):
     """W2: the page that comes back sees what the kernel does, and hears its next outputs."""
-    name = notebook("doing", "say before", "sleep 60")
+    name = notebook("scripted", "say before", "sleep 60")
     lab.open(name)
     lab.start_all()
     lab.wait_for("JSON.stringify(cells()).includes('asleep\\\\n')", "asleep")
@@ -255,7 +255,7 @@ def test_refresh_while_a_cell_runs(lab, notebook):
 
 def test_interrupt(lab, notebook):
     """The toolbar's square button."""
-    lab.open(notebook("doing", "say one", "sleep 60", "say never"))
+    lab.open(notebook("scripted", "say one", "sleep 60", "say never"))
     lab.start_all()
     lab.wait_for("JSON.stringify(cells()).includes('asleep\\\\n')", "asleep")
     lab.click("notebook:interrupt-kernel")
@@ -268,7 +268,7 @@ def test_interrupt(lab, notebook):
 
 def test_a_cell_that_crashes_its_kernel(lab, notebook):
     """L6: JupyterLab says that the kernel died; the next one is connected."""
-    lab.open(notebook("doing", "say hello", "crash"))
+    lab.open(notebook("scripted", "say hello", "crash"))
     old = lab.process()
     lab.start_all()
     lab.answer_dialog("appears to have died. It will restart automatically")

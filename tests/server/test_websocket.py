@@ -4,18 +4,18 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 
-import optional
 import pytest
-from conftest import handshake_metadata
-from harness import IDLE, Client, wait_until
-from servers import NO_GATE, THIEF, WELCOMING, Server
+from support import optional
+from support.kernelspecs import handshake_metadata
+from support.raw_client import IDLE, Client
+from support.servers import NO_GATE, SCRIPTED, THIEF, WELCOMING, Server
+from support.waits import poll_until
 
 optional.module("jupyter_server")
 
 RESTARTS = 20
 CELLS = 5
-DOING = [sys.executable, "-m", "echokernel", "--kernel-class", "kernels:DoingKernel", "-f",
-         "{connection_file}"]  # fmt: skip
+SCRIPTED_KERNEL = [sys.executable, *SCRIPTED]
 RAW_XEUS = [sys.executable, "-m", "xpython_launcher", "-f", "{connection_file}", "--raw"]
 
 
@@ -31,7 +31,10 @@ def server(tmp_path_factory):
         *WELCOMING,
     )
     started.kernelspec(
-        "doing", argv=DOING, metadata=handshake_metadata(), kernel_protocol_version="5.6"
+        "scripted",
+        argv=SCRIPTED_KERNEL,
+        metadata=handshake_metadata(),
+        kernel_protocol_version="5.6",
     )
     # It promises a welcome (5.6 in its reply) and sends it without the topic.
     started.kernelspec("xeus", argv=RAW_XEUS)
@@ -70,7 +73,7 @@ COMPLETE = ["status", "execute_input", "stream", "status"]
 
 def test_it_is_configured(server, kernel, connect):
     """S3: by configuration alone; the frontend has its first cell whole."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     assert outputs(frontend) == [COMPLETE] * CELLS
     assert f"Connecting to kernel {kernel_id}" in server.log()
@@ -80,7 +83,7 @@ def test_it_is_configured(server, kernel, connect):
 @pytest.mark.timeout(300)
 def test_restart_and_run_all(server, kernel, connect):
     """S2, L6: as JupyterLab does it: restart by REST, connect again, send all cells at once."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     for _ in range(RESTARTS):
         status, _ = server.rest("POST", f"api/kernels/{kernel_id}/restart")
@@ -92,7 +95,7 @@ def test_restart_and_run_all(server, kernel, connect):
 
 def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
     """W6: with another tab open; it gets the reply to what it had sent."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     page, another = connect(kernel_id), connect(kernel_id)
     another.comms()  # answered: it is subscribed
     msg_id = page.execute("sleep 60")
@@ -107,13 +110,13 @@ def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
 
 def test_a_page_that_comes_back_after_its_cell_has_run(server, kernel, connect):
     """W6: with another tab open; the reply has come for it while it was away."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     page, another = connect(kernel_id), connect(kernel_id)
     another.comms()  # answered: it is subscribed
     msg_id = page.execute("sleep 60")
     another.hear_output(msg_id)
     page.close()
-    wait_until(
+    poll_until(
         lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 1, "the page is gone"
     )
     assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
@@ -126,13 +129,13 @@ def test_a_page_that_comes_back_after_its_cell_has_run(server, kernel, connect):
 
 def test_a_page_whose_connection_was_lost_unnoticed(server, kernel, connect):
     """W6: the server closes the old one when the page comes again; the page keeps its sockets."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     page, another = connect(kernel_id), connect(kernel_id)
     assert outputs(page, 1) == [COMPLETE]
     again = connect(kernel_id, page.session)
     assert outputs(again, 1) == [COMPLETE]
     page.close()
-    wait_until(
+    poll_until(
         lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 2, "one page is gone"
     )
     assert outputs(again, 1) == [COMPLETE]
@@ -142,14 +145,14 @@ def test_a_page_whose_connection_was_lost_unnoticed(server, kernel, connect):
 def test_a_page_whose_newer_connection_leaves_first(server, kernel, connect):
     """W6: the older one, lost unnoticed, is the last then, and what the server keeps of it lacks
     what the newer one had taken."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     page = connect(kernel_id)
     assert outputs(page, 1) == [COMPLETE]
     again = connect(kernel_id, page.session)
     assert outputs(again, 1) == [COMPLETE]
     again.close()
     page.cut()
-    wait_until(lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "both are gone")
+    poll_until(lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "both are gone")
     again = connect(kernel_id, page.session)
     assert outputs(again, 1) == [COMPLETE]
 
@@ -161,7 +164,7 @@ def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, 
     jupyter_server alone connects a second one by the same identity, and of these pages a fifth is
     never heard again.
     """
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     pages = [connect(kernel_id) for _ in range(4)]
     connect(kernel_id)  # stays, or the server would keep the sockets of who goes last
     for _ in range(5):
@@ -181,7 +184,7 @@ def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, 
 
 def test_pages_come_back_to_a_kernel_with_another_port(server, kernel, connect):
     """L6: somebody took its shell port; control and stdin are where they were."""
-    kernel_id = kernel(server.doing("robbed", THIEF, NO_GATE))
+    kernel_id = kernel(server.scripted("robbed", THIEF, NO_GATE))
     pages = [connect(kernel_id) for _ in range(2)]
     assert [outputs(page, 1) for page in pages] == [[COMPLETE]] * 2
     ports = server.ports(kernel_id)
@@ -198,7 +201,7 @@ def test_pages_come_back_to_a_kernel_with_another_port(server, kernel, connect):
 
 def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
     """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     first = connect(kernel_id)
     msg_id = first.execute("sleep_in_one_call 60")
     first.hear_output(msg_id)
@@ -210,11 +213,11 @@ def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
 
 def test_what_was_published_while_nobody_was_there(server, kernel, connect, context):
     """S2: replayed before what comes later, in order, and nothing twice."""
-    kernel_id = kernel("doing")
+    kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     assert outputs(frontend, 1) == [COMPLETE]
     frontend.close()
-    wait_until(
+    poll_until(
         lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "the page is gone"
     )
     connection = json.loads((server.runtime / f"kernel-{kernel_id}.json").read_text())

@@ -8,40 +8,20 @@ import sys
 import psutil
 import pytest
 import zmq
-from conftest import handshake_metadata
-from harness import (
-    BUSY,
-    CHANNELS,
-    IDLE,
-    KEY,
-    Client,
-    Launcher,
-    free_range,
-    message,
-    mode,
-    signed_frame,
-    wait_until,
-)
 from jupyter_client import KernelManager
 from jupyter_client.manager import start_new_kernel
+from support.kernel_processes import mode_of
+from support.kernelspecs import handshake_metadata
+from support.managers import echoes, stop_manager
+from support.ports import free_range
+from support.programs import run_python
+from support.raw_client import BUSY, CHANNELS, IDLE, KEY, Client, Launcher, message, signed_frame
+from support.waits import wait_for_exit
 
 from echokernel.protocol.errors import BadSignature, MalformedMessage
 from echokernel.testing.fake_launcher import FakeLauncher, Fault
 
 ARK = [sys.executable, "-m", "echokernel.testing.fake_ark", "-f", "{connection_file}"]
-
-
-def stop(manager, client):
-    client.stop_channels()
-    manager.shutdown_kernel()
-    manager.context.destroy(linger=0)
-
-
-def echoes(client, text):
-    heard = []
-    reply = client.execute_interactive(text, timeout=20, output_hook=heard.append)
-    assert reply["content"]["status"] == "ok"
-    return [m["content"]["text"] for m in heard if m["msg_type"] == "stream"] == [text]
 
 
 # --- the fake of ark ------------------------------------------------------------------------------
@@ -95,7 +75,7 @@ def test_ark_under_our_launcher(ark):
         client.wait_for_ready(timeout=20)
         assert echoes(client, "again")
     process = psutil.Process(manager.provisioner.pid)
-    stop(manager, client)
+    stop_manager(manager, client)
     assert not process.is_running()
 
 
@@ -104,7 +84,7 @@ def test_ark_started_the_classic_way(kernelspecs):
     name = kernelspecs("ark", argv=ARK)
     manager, client = start_new_kernel(kernel_name=name)
     assert echoes(client, "hello")
-    stop(manager, client)
+    stop_manager(manager, client)
 
 
 def test_ark_refuses_five_ports_and_a_registration_port(start_ark, context, tmp_path):
@@ -203,9 +183,9 @@ def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
         "print(manager.provisioner.pid, manager.connection_file, flush=True)\n"
         "os._exit(0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_python("-c", code)
     pid, connection_file = done.stdout.split()
-    wait_until(lambda: not psutil.pid_exists(int(pid)), "it ends")
+    wait_for_exit(int(pid))
     os.unlink(connection_file)  # nobody else is there to do it
 
 
@@ -221,14 +201,14 @@ def fake(request):
 def test_a_good_launcher(fake, start, context, tmp_path):
     """H2: our kernel runs under it, in both forms."""
     file = fake.write_file(tmp_path / "registration.json")
-    assert mode(file) == 0o600
+    assert mode_of(file) == 0o600
     process = start(file)
     ports = fake.receive_registration()
     assert len(set(ports.values())) == 5
     fake.answer()
     client = Client(context, {"transport": "tcp", "ip": "127.0.0.1", "key": KEY, **ports})
     client.shut_down()
-    assert process.end()[0] == 0
+    assert process.wait_for_end()[0] == 0
     client.close()
 
 
@@ -241,7 +221,7 @@ def test_faults(fault, fake, start, tmp_path):
     process = start(file, "--handshake-timeout", patience)
     fake.receive_registration()
     fake.answer(fault)
-    status, stderr = process.end()
+    status, stderr = process.wait_for_end()
     assert status == 1
     assert len(stderr.splitlines()) == 1
     if fault is Fault.REFUSAL:

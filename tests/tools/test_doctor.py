@@ -2,28 +2,25 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
-from conftest import handshake_metadata
 from jupyter_client.kernelspec import KernelSpecManager
+from support.kernelspecs import handshake_metadata
+from support.programs import ECHOKERNEL, run_program, run_python
 
 from echokernel.tools import doctor as module
 
-COMMAND = os.path.join(os.path.dirname(sys.executable), "echokernel")
 ARGV = ["python", "-m", "echokernel", "-f", "{connection_file}"]
 
 
-def run(*words):
-    return subprocess.run(
-        [COMMAND, "doctor", *words], capture_output=True, text=True, timeout=60, check=False
-    )
+def run_doctor(*words):
+    return run_program(ECHOKERNEL, "doctor", *words)
 
 
 def diagnose(*names):
     """Return (exit status, the surroundings, the diagnoses by name)."""
-    done = run("--json", *names)
+    done = run_doctor("--json", *names)
     assert done.stderr == ""
     result = json.loads(done.stdout)
     assert result["well"] is (done.returncode == 0)
@@ -51,7 +48,7 @@ def test_all_is_well():
 
 
 def test_what_people_read():
-    done = run("ECHO-handshake")
+    done = run_doctor("ECHO-handshake")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0].startswith("jupyter_client ")
     assert done.stdout.splitlines()[-2:] == [
@@ -74,7 +71,7 @@ def test_a_hidden_kernelspec(kernelspecs):
     assert "hides it" in problem
     assert sys.prefix in problem
     assert "pip install" in problem
-    assert "NOT INSTALLED" in run("hidden").stdout
+    assert "NOT INSTALLED" in run_doctor("hidden").stdout
 
 
 @pytest.mark.parametrize(
@@ -137,7 +134,7 @@ def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
     second = tmp_path / "jupyter" / "kernels" / "twice"
     second.mkdir(parents=True)
     (second / "kernel.json").write_text(json.dumps(spec))
-    done = run("--json", "twice")
+    done = run_doctor("--json", "twice")
     assert done.returncode == 0
     used, shadowed = json.loads(done.stdout)["kernelspecs"]
     assert (used["folder"], used["notes"]) == (str(folder), [])
@@ -180,7 +177,7 @@ def test_a_kernel_json_that_is_wrong(text, said, kernelspecs, tmp_path):
 
 
 def test_a_name_that_is_nowhere():
-    done = run("nowhere")
+    done = run_doctor("nowhere")
     assert done.returncode == 1
     assert "there is no such kernelspec in" in done.stdout
 
@@ -238,5 +235,5 @@ def test_a_kernels_start_loads_no_command():
         "print(main(['-f', '/no/such/file']),"
         " *(n for n in ('doctor', 'stress', 'install') if 'echokernel.tools.' + n in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_python("-c", code)
     assert done.stdout == "2\n"

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,13 +9,13 @@ import tempfile
 
 import psutil
 import pytest
-from conftest import handshake_metadata
-from harness import wait_until
+from support.kernelspecs import handshake_metadata
+from support.programs import ECHOKERNEL, run_program
+from support.waits import poll_until
 
 from echokernel.tools.stress import report as stress_report
 from echokernel.tools.stress.report import Progress, Row, summary, table
 
-COMMAND = os.path.join(os.path.dirname(sys.executable), "echokernel")
 LONG = 100  # seconds, for a whole run on a loaded machine
 
 
@@ -32,7 +31,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def stress(*words):
-    return subprocess.run([COMMAND, "stress", *words], capture_output=True, text=True, timeout=LONG)
+    return run_program(ECHOKERNEL, "stress", *words, timeout=LONG)
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -112,13 +111,13 @@ def test_interrupted(how, kernelspecs, tmp_path):
     argv = [sys.executable, "-c", hangs, str(witness), "{connection_file}"]
     kernelspecs("hangs", argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
     process = subprocess.Popen(
-        [COMMAND, "stress", "--kernel", "hangs", "--processes", "2"],
+        [ECHOKERNEL, "stress", "--kernel", "hangs", "--processes", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        wait_until(lambda: len(witness_lines(witness)) >= 2, "two kernels run", LONG)
+        poll_until(lambda: len(witness_lines(witness)) >= 2, "two kernels run", LONG)
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 5, "a thief, two launchers, two kernels"
     finally:
@@ -148,8 +147,8 @@ def test_its_processes_end_with_it(kernelspecs, tmp_path, temporary):
     )
     argv = [sys.executable, "-c", hangs, str(witness), "{connection_file}"]
     kernelspecs("hangs", argv=argv)
-    process = subprocess.Popen([COMMAND, "stress", "--kernel", "hangs", "--processes", "1"])
-    wait_until(lambda: witness_lines(witness), "a kernel runs", LONG)
+    process = subprocess.Popen([ECHOKERNEL, "stress", "--kernel", "hangs", "--processes", "1"])
+    poll_until(lambda: witness_lines(witness), "a kernel runs", LONG)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()

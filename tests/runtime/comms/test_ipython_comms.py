@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from cells import run
-from cells import serve as serve_cells
-from comm_peers import CommClient
-from harness import wait_until
+from support.cells import run_cell, start_kernel_class
+from support.comm_clients import CommClient
+from support.waits import poll_until
 
 
 def test_widgets_survive_a_refresh(context, tmp_path, start):
     """C3: all clients leave, and one comes back: its widgets are there, other comms are not."""
-    client = serve_cells("ipykernel.ipkernel:IPythonKernel", context, tmp_path, start,
+    client = start_kernel_class("ipykernel.ipkernel:IPythonKernel", context, tmp_path, start,
                          "--comm-grace-period=0.3")  # fmt: skip
-    run(client, "import comm; plain = comm.create_comm(target_name='plain', comm_id='plain')")
-    ran = run(client, "import ipywidgets\nslider = ipywidgets.IntSlider()\n"
+    run_cell(client, "import comm; plain = comm.create_comm(target_name='plain', comm_id='plain')")
+    ran = run_cell(client, "import ipywidgets\nslider = ipywidgets.IntSlider()\n"
                       "slider.observe(lambda new: print(new.new), 'value')\nslider")  # fmt: skip
     [view] = ran.data("execute_result")
     model = view["application/vnd.jupyter.widget-view+json"]["model_id"]
     client.close()
     control = CommClient(context, client.connection, (b"kernel.",))
-    wait_until(lambda: "plain" not in control.comms(), "what is no widget is closed")
+    poll_until(lambda: "plain" not in control.comms(), "what is no widget is closed")
     second = CommClient(context, client.connection)
     assert model in second.comms()
     second.close()
@@ -33,7 +32,7 @@ def test_widgets_survive_a_refresh(context, tmp_path, start):
 
 def test_a_request_in_a_cell_of_ipython(context, tmp_path, start):
     """C6: ``await`` in a cell, and a widget that is moved meanwhile."""
-    client = serve_cells("ipykernel.ipkernel:IPythonKernel", context, tmp_path, start)
+    client = start_kernel_class("ipykernel.ipkernel:IPythonKernel", context, tmp_path, start)
     client.close()
     client = CommClient(context, client.connection)
     code = ("import comm\nview = comm.create_comm(target_name='view', comm_id='view')\n"

@@ -6,8 +6,15 @@ import os
 import signal
 
 import pytest
-from comm_peers import Apart, CommClient, Onlooker, Proxy, ZmtpPeer, serve
-from harness import text_of, wait_until
+from support.comm_clients import (
+    ClientProcess,
+    CommClient,
+    Observer,
+    TcpProxy,
+    ZmtpPeer,
+    start_comm_kernel,
+)
+from support.waits import poll_until, read_when_written
 
 GRACE = "--comm-grace-period=0.3"
 LONG_GRACE = "--comm-grace-period=8"
@@ -23,8 +30,8 @@ def kernel(context, tmp_path, start):
     made = []
 
     def start_one(*options):
-        connection = serve(tmp_path, start, *options)
-        made.append(Onlooker(context, connection))
+        connection = start_comm_kernel(tmp_path, start, *options)
+        made.append(Observer(context, connection))
         return connection, made[0]
 
     yield start_one
@@ -38,7 +45,7 @@ def apart(tmp_path):
     made = []
 
     def start_one(*words):
-        made.append(Apart(tmp_path / "connection.json", *words))
+        made.append(ClientProcess(tmp_path / "connection.json", *words))
         return made[-1]
 
     yield start_one
@@ -52,7 +59,7 @@ def dropping(context):
     made = []
 
     def connect(connection):
-        proxy = Proxy(connection["iopub_port"])
+        proxy = TcpProxy(connection["iopub_port"])
         client = CommClient(context, {**connection, "iopub_port": proxy.port})
         made.extend((client, proxy))
         return client, proxy
@@ -85,7 +92,7 @@ def failed_requests(connection, context, comm_id):
         return None if status["pending"] else status["failed"]
 
     try:
-        return wait_until(failed, "the requests have ended")
+        return poll_until(failed, "the requests have ended")
     finally:
         newcomer.close()
 
@@ -107,7 +114,7 @@ def test_politely(how, topic, kernel, context, tmp_path):
         client.iopub.close()
     else:
         client.iopub.unsubscribe(topic)
-    assert text_of(noted) == f"CommDisconnected: {GONE}"
+    assert read_when_written(noted) == f"CommDisconnected: {GONE}"
     assert onlooker.comms() == {"one"}
     client.close()
 
@@ -140,7 +147,7 @@ def test_who_comes_in_the_moment_in_which_the_last_one_goes(kernel, apart, conte
     client = apart("one", "echo.persistent", "")
     client.line("answer")
     onlooker.execute(f"note_pid {tmp_path / 'pid'}")
-    pid = int(text_of(tmp_path / "pid"))
+    pid = int(read_when_written(tmp_path / "pid"))
     os.kill(pid, signal.SIGSTOP)  # so it finds both at once
     client.end()
     newcomer.send(b"\1comm-")
@@ -263,7 +270,7 @@ def test_a_comm_open_that_is_handled_after_its_client_has_left(others, kernel, c
     # The kernel may act upon the leave first or last; here it mostly is first.
     assert onlooker.comms() == set()
     gate.touch()
-    wait_until(lambda: "kept" in onlooker.comms(), "both have been opened")
+    poll_until(lambda: "kept" in onlooker.comms(), "both have been opened")
     onlooker.sees("kept")
     leaves.close()
     stays.close()
@@ -281,7 +288,7 @@ def test_one_of_two_with_a_presence_topic(target, kernel, apart, context):
     leaves.line("answer")
     leaves.end()
     failed = {"method": "answer", "reason": SESSION_GONE}
-    wait_until(lambda: stays.result("theirs", "status")["failed"] == [failed], "it has failed")
+    poll_until(lambda: stays.result("theirs", "status")["failed"] == [failed], "it has failed")
     if target == "echo":
         closed = stays.closed("theirs")
         assert closed["parent_header"] == {}, "it belongs to no request"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from comm_peers import CommClient, Onlooker, serve
-from harness import message, text_of
+from support.comm_clients import CommClient, Observer, start_comm_kernel
+from support.raw_client import message
+from support.waits import read_when_written
 
 
 @pytest.fixture
 def connection(tmp_path, start):
-    return serve(tmp_path, start)
+    return start_comm_kernel(tmp_path, start)
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_the_frontend_closes_a_comm_that_is_asked_over(client, tmp_path):
     client.execute(f"ask_until_the_end {noted}")
     client.asked("one")
     client.send("comm_close", {"comm_id": "one", "data": {}})
-    assert text_of(noted) == "CommDisconnected: the frontend has closed the comm"
+    assert read_when_written(noted) == "CommDisconnected: the frontend has closed the comm"
 
 
 def test_shutdown_ends_requests(client, tmp_path):
@@ -196,7 +197,7 @@ def test_shutdown_ends_requests(client, tmp_path):
     client.asked("one")
     msg_id = client.send("shutdown_request", {"restart": False}, "control")
     client.idle(msg_id)
-    assert text_of(noted) == "CommDisconnected: the kernel shuts down"
+    assert read_when_written(noted) == "CommDisconnected: the kernel shuts down"
 
 
 # --- while a cell waits -------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class TestACellThatAsks:
 
     def test_is_disconnected_when_everyone_leaves(self, asking, client, context, connection):
         """C1: also while the cell blocks the main thread."""
-        onlooker = Onlooker(context, connection)
+        onlooker = Observer(context, connection)
         client.asked("one")
         client.iopub.close()
         client.reply(asking)  # the cell has ended

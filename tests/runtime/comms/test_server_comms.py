@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import uuid
 
-import optional
 import pytest
-from comm_peers import KERNEL
-from conftest import handshake_metadata
-from harness import text_of
-from servers import SPEAKS_5_6, Server, Websocket
+from support import optional
+from support.comm_clients import COMM_KERNEL
+from support.kernelspecs import handshake_metadata
+from support.servers import SPEAKS_5_6, Server, Websocket
+from support.waits import read_when_written
 
 optional.module("jupyter_server")
 
@@ -24,7 +24,7 @@ def server(tmp_path):
 
 def test_a_browser_refresh_and_the_end(server, tmp_path):
     """C2: a refresh closes nothing, since the server stays subscribed; C6: shutdown ends all."""
-    argv = [sys.executable, "-m", "echokernel", "--kernel-class", KERNEL,
+    argv = [sys.executable, "-m", "echokernel", "--kernel-class", COMM_KERNEL,
             "--comm-grace-period=0.3", "-f", "{connection_file}"]  # fmt: skip
     server.kernelspec("comms", argv=argv, metadata=handshake_metadata(), **SPEAKS_5_6)
     kernel_id = server.start_kernel("comms")
@@ -37,14 +37,14 @@ def test_a_browser_refresh_and_the_end(server, tmp_path):
     page.execute("sleep 1")
     page.close()
     page = Websocket(server, kernel_id, session)
-    page.run("say the sleep is over")
+    page.run_cell("say the sleep is over")
     assert page.comms() == {"one"}
     page.tell("one", {"jsonrpc": "2.0", "id": asked, "result": 6})
     assert page.hear_data(lambda data: data.get("id") == "asking")["result"] == 6
     noted = tmp_path / "noted"
-    page.run("open two")
-    page.run(f"ask_until_the_end {noted}")
+    page.run_cell("open two")
+    page.run_cell(f"ask_until_the_end {noted}")
     # With the page open: without one the server first unsubscribes, and the kernel may see that.
     assert server.rest("DELETE", f"api/kernels/{kernel_id}")[0] == 204
     page.close()
-    assert text_of(noted) == "CommDisconnected: the kernel shuts down"
+    assert read_when_written(noted) == "CommDisconnected: the kernel shuts down"

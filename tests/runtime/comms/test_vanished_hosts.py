@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
 import pytest
-from comm_peers import Apart, CommClient, serve
-from harness import wait_until
+from support.comm_clients import ClientProcess, CommClient, start_comm_kernel
+from support.programs import run_program
+from support.waits import poll_until
 
 HERE, THERE = "10.213.7.1", "10.213.7.2"
 
 
-def run(*words):
-    return subprocess.run(words, capture_output=True, text=True, check=False)
-
-
 def unacknowledged():
     """Tell whether there are bytes that the other host has not acknowledged."""
-    connections = run("ss", "--tcp", "--numeric", "--no-header", "dst", THERE).stdout.splitlines()
+    connections = run_program(
+        "ss", "--tcp", "--numeric", "--no-header", "dst", THERE
+    ).stdout.splitlines()
     assert connections
     return any(line.split()[2] != "0" for line in connections)  # Send-Q
 
@@ -31,7 +29,7 @@ def namespace():
         pytest.skip("needs root and the command `ip`, to make a network namespace")
     name = f"echokernel-{os.getpid()}"
     near, far = f"ek{os.getpid()}a"[-15:], f"ek{os.getpid()}b"[-15:]
-    made = run("ip", "netns", "add", name)
+    made = run_program("ip", "netns", "add", name)
     if made.returncode:
         pytest.skip(f"network namespaces are not to be had here: {made.stderr.strip()}")
     try:
@@ -43,31 +41,31 @@ def namespace():
             ("-n", name, "link", "set", far, "up"),
             ("-n", name, "link", "set", "lo", "up"),
         ):
-            done = run("ip", *words)
+            done = run_program("ip", *words)
             if done.returncode:
                 pytest.skip(f"no cable to a network namespace: {done.stderr.strip()}")
         yield name, far
     finally:
-        run("ip", "netns", "delete", name)
-        run("ip", "link", "delete", near)
+        run_program("ip", "netns", "delete", name)
+        run_program("ip", "link", "delete", near)
 
 
 def test_a_host_that_vanishes(namespace, context, tmp_path, start):
     """C1, C2: TCP keepalive misses it; a client on another host keeps its comms."""
     name, cable = namespace
     options = ("--iopub-keepalive=1,1,2", "--comm-grace-period=0.3")
-    connection = serve(tmp_path, start, *options, ip=HERE)
+    connection = start_comm_kernel(tmp_path, start, *options, ip=HERE)
     stays = CommClient(context, connection)
     stays.open("mine")
     within = ("ip", "netns", "exec", name)
     # It hears nothing but its own comm: keepalive only asks where nothing is unacknowledged.
     path = tmp_path / "connection.json"
-    vanishes = Apart(path, "theirs", "echo", "comm-theirs", "session.them", within=within)
+    vanishes = ClientProcess(path, "theirs", "echo", "comm-theirs", "session.them", within=within)
     try:
         vanishes.line("answer")
         # Else it is not keepalive that asks: the system sends again, for a quarter of an hour.
-        wait_until(lambda: not unacknowledged(), "the other host has acknowledged everything")
-        assert run("ip", "-n", name, "link", "set", cable, "down").returncode == 0
+        poll_until(lambda: not unacknowledged(), "the other host has acknowledged everything")
+        assert run_program("ip", "-n", name, "link", "set", cable, "down").returncode == 0
         stays.closed("theirs")
         assert stays.comms() == {"mine"}
         assert vanishes.process.poll() is None, "it has closed nothing"
@@ -80,18 +78,18 @@ def test_a_host_that_vanishes_amid_output(namespace, context, tmp_path, start):
     """C1, C2: what it has not acknowledged keeps keepalive quiet, and the kernel publishes on."""
     name, cable = namespace
     options = ("--iopub-keepalive=1,1,2", "--comm-grace-period=0.3")
-    connection = serve(tmp_path, start, *options, ip=HERE)
+    connection = start_comm_kernel(tmp_path, start, *options, ip=HERE)
     stays = CommClient(context, connection)
     stays.open("mine")
     path = tmp_path / "connection.json"
     within = ("ip", "netns", "exec", name)
-    vanishes = Apart(path, "theirs", "echo", "", "session.them", within=within)
+    vanishes = ClientProcess(path, "theirs", "echo", "", "session.them", within=within)
     try:
         vanishes.line("answer")
-        assert run("ip", "-n", name, "link", "set", cable, "down").returncode == 0
+        assert run_program("ip", "-n", name, "link", "set", cable, "down").returncode == 0
         # Each look is published to the host that is gone, too.
-        wait_until(lambda: stays.comms() and unacknowledged(), "output is not acknowledged")
-        wait_until(lambda: stays.comms() == {"mine"}, "its comm is closed", 60)
+        poll_until(lambda: stays.comms() and unacknowledged(), "output is not acknowledged")
+        poll_until(lambda: stays.comms() == {"mine"}, "its comm is closed", 60)
         assert vanishes.process.poll() is None, "it has closed nothing"
     finally:
         vanishes.end()

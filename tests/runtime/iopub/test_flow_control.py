@@ -1,14 +1,14 @@
 """P3: a subscriber that does not read: what it keeps, what it loses, and what others notice."""
 
 import collections
-import os
 import threading
 
 import psutil
 import pytest
 import zmq
-from conftest import TESTS, start_classic
-from harness import IDLE, Client, parse, receive, url
+from support import KERNEL_PATH, SMALL_QUEUES
+from support.kernel_processes import start_classic
+from support.raw_client import IDLE, Client, parse, receive, url
 
 from echokernel.runtime.iopub.flow_control import slow_readers
 from echokernel.runtime.iopub.flow_control.missed import MISSED, Missed
@@ -24,16 +24,16 @@ MB = 1_000_000
 
 @pytest.fixture
 def kernel(context, tmp_path, start, request):
-    """A kernel that floods on demand, and a client that hears only of requests' replies.
+    """A kernel that floods on demand, and a client that receives only the replies to its requests.
 
-    Its parameter is a folder here with a ``sitecustomize`` for the kernel's Python.
+    With the parameter "small queues" the kernel's queues for subscribers are shorter.
     """
     process = []
-    paths = [TESTS, f"{TESTS}/{request.param}"] if hasattr(request, "param") else [TESTS]
+    path = SMALL_QUEUES if hasattr(request, "param") else KERNEL_PATH
 
-    def start_kernel(path, *arguments):
-        words = ("--kernel-class", "kernels:DoingKernel", *arguments)
-        process.append(start(path, *words, PYTHONPATH=os.pathsep.join(paths)))
+    def start_kernel(file, *arguments):
+        words = ("--kernel-class", "support.scripted_kernels:ScriptedKernel", *arguments)
+        process.append(start(file, *words, **path))
 
     made = Client(context, start_classic(tmp_path, start_kernel), topics=())
     made.process = process[0]
@@ -41,7 +41,7 @@ def kernel(context, tmp_path, start, request):
     made.close()
 
 
-def run(client, code):
+def execute_to_reply(client, code):
     """Execute; return the request's id as soon as it is answered."""
     msg_id = client.execute(code)
     assert client.reply(msg_id, timeout=PATIENT)["content"]["status"] == "ok"
@@ -106,7 +106,7 @@ class Reader:
 def test_who_pauses_loses_nothing(kernel):
     """P3: within the bound."""
     sleeper = Reader(kernel)
-    msg_id = run(kernel, "display_many 50000")
+    msg_id = execute_to_reply(kernel, "display_many 50000")
     sleeper.read_until_idle(msg_id)
     assert sleeper.displays(msg_id) == 50_000
     assert sleeper.notices == []
@@ -115,8 +115,8 @@ def test_who_pauses_loses_nothing(kernel):
 def test_who_never_reads_loses_output_and_nothing_else(kernel):
     """P3: beyond the bound; what is said of requests and of comms still has room."""
     sleeper = Reader(kernel)
-    flood = run(kernel, f"display_many {MORE_THAN_THE_BOUND}")
-    later = [run(kernel, f"tell_a_comm {number}") for number in range(20)]
+    flood = execute_to_reply(kernel, f"display_many {MORE_THAN_THE_BOUND}")
+    later = [execute_to_reply(kernel, f"tell_a_comm {number}") for number in range(20)]
     sleeper.read_until_idle(later[-1])
     assert 90_000 < sleeper.displays(flood) < 131_000
     assert {flood, *later} <= sleeper.idle
@@ -126,12 +126,12 @@ def test_who_never_reads_loses_output_and_nothing_else(kernel):
     assert "stopped reading" in begins
     assert f"{MORE_THAN_THE_BOUND - sleeper.displays(flood)} messages were not sent" in ends
     # It is as good as new.
-    again = run(kernel, "display_many 10")
+    again = execute_to_reply(kernel, "display_many 10")
     sleeper.read_until_idle(again)
     assert sleeper.displays(again) == 10
     lost = MORE_THAN_THE_BOUND - sleeper.displays(flood)
     kernel.send("shutdown_request", {"restart": False}, "control")
-    log = kernel.process.end(PATIENT)[1].splitlines()
+    log = kernel.process.wait_for_end(PATIENT)[1].splitlines()
     assert "a subscriber does not read" in log[0]
     assert f"{lost} messages were lost to a subscriber" in log[1]
     assert len(log) == 2
@@ -147,7 +147,7 @@ def test_a_client_whose_own_queue_is_long(others, kernel):
         reader.read_until_idle(flood)
         assert reader.displays(flood) == 200_000
     assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
-    later = [run(kernel, "display_many 3") for _ in range(20)]
+    later = [execute_to_reply(kernel, "display_many 3") for _ in range(20)]
     sleeper.read_until_idle(later[-1])
     assert {flood, *later} <= sleeper.idle
     assert 90_000 < sleeper.displays(flood) < 200_000
@@ -163,7 +163,7 @@ def test_others_lose_nothing(kernel):
     assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     reading.join(PATIENT)
     assert reader.displays(flood) == MORE_THAN_THE_BOUND
-    later = [run(kernel, f"display_many {number}") for number in range(20)]
+    later = [execute_to_reply(kernel, f"display_many {number}") for number in range(20)]
     reader.read_until_idle(later[-1])
     assert [reader.displays(msg_id) for msg_id in later] == list(range(20))
     sleeper.read_until_idle(later[-1])
@@ -171,7 +171,7 @@ def test_others_lose_nothing(kernel):
     assert {flood, *later} <= sleeper.idle
 
 
-@pytest.mark.parametrize("kernel", ["small_queues"], indirect=True)
+@pytest.mark.parametrize("kernel", ["small queues"], indirect=True)
 def test_a_slow_reader_beside_one_that_does_not_read(kernel):
     """P3: it is waited for, as long as it reads, though the other's full queue is given up; also
     when a newcomer is to be welcomed meanwhile."""
@@ -201,7 +201,7 @@ def test_shutdown_while_somebody_does_not_read(kernel):
     msg_id = kernel.execute("display_many 109000")
     sleeper.read_displays(msg_id, 1)
     kernel.send("shutdown_request", {"restart": False}, "control")
-    kernel.process.end(PATIENT)
+    kernel.process.wait_for_end(PATIENT)
 
 
 def test_patience_is_for_others():
@@ -240,7 +240,7 @@ def test_memory_is_bounded(others, kernel):
         reader.read_until_idle(flood)
     assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     assert process.memory_info().rss - before < 450 * MB
-    after = run(kernel, "tell_a_comm after")
+    after = execute_to_reply(kernel, "tell_a_comm after")
     sleeper.read_until_idle(after)
     assert flood in sleeper.idle
     assert 200 < sleeper.displays(flood) < 300

@@ -5,10 +5,10 @@ import struct
 
 import pytest
 import zmq
-from conftest import TESTS, start_classic
-from harness import BUSY, DEADLINE, IDLE, Client, message, parse, receive, url
-
-KERNELS = {"PYTHONPATH": TESTS}
+from support import KERNEL_PATH
+from support.kernel_processes import start_classic
+from support.raw_client import BUSY, IDLE, Client, message, parse, receive, url
+from support.waits import DEADLINE
 
 
 def subscribe(context, connection, *topics):
@@ -103,13 +103,15 @@ def test_without_a_subscriber(context, connection):
     assert parse(receive(shell))["parent_header"]["msg_id"] == msg_id
 
 
-@pytest.mark.parametrize("kernel", ["DoingKernel", "AsyncKernel"])
+@pytest.mark.parametrize("kernel", ["ScriptedKernel", "AsyncScriptedKernel"])
 @pytest.mark.parametrize("how", ["sleep_in_one_call", "sleep_async"])
 def test_welcomes_while_user_code_runs(how, kernel, context, tmp_path, start):
     """W2: a busy main thread, or a cell that awaits, delays no welcome."""
     connection = start_classic(
         tmp_path,
-        lambda path, *a: start(path, "--kernel-class", f"kernels:{kernel}", *a, **KERNELS),
+        lambda path, *a: start(
+            path, "--kernel-class", f"support.scripted_kernels:{kernel}", *a, **KERNEL_PATH
+        ),
     )
     first = Client(context, connection)
     msg_id = first.execute(f"{how} 60")

@@ -5,9 +5,10 @@ import os
 import signal
 
 import pytest
-from cells import run
-from conftest import TESTS, start_classic
-from harness import Client
+from support import KERNEL_PATH
+from support.cells import run_cell
+from support.kernel_processes import start_classic
+from support.raw_client import Client
 
 
 @pytest.fixture
@@ -19,8 +20,13 @@ def started(context, tmp_path, start):
         process = []
 
         def start_kernel(path, *arguments):
-            words = ("--kernel-class", "kernels:DoingKernel", *options, *arguments)
-            process.append(start(path, *words, PYTHONPATH=TESTS))
+            words = (
+                "--kernel-class",
+                "support.scripted_kernels:ScriptedKernel",
+                *options,
+                *arguments,
+            )
+            process.append(start(path, *words, **KERNEL_PATH))
 
         made.append(Client(context, start_classic(tmp_path, start_kernel)))
         made[-1].process = process[0]
@@ -38,7 +44,7 @@ def text_of(published, name):
 
 def test_everything_is_published_in_order(started):
     """By the descriptor, a C call, a child process, a forked child: before the cell is done."""
-    _, published = run(started(), "say_below_python x")
+    _, published = run_cell(started(), "say_below_python x")
     assert text_of(published, "stdout").splitlines() == [
         "python",
         "descriptor",
@@ -50,9 +56,9 @@ def test_everything_is_published_in_order(started):
 
 def test_stderr_and_split_characters(started):
     client = started()
-    _, published = run(client, "complain_below_python no")
+    _, published = run_cell(client, "complain_below_python no")
     assert published == [("stream", {"name": "stderr", "text": "no"})]
-    _, published = run(client, "write_half_a_character x")
+    _, published = run_cell(client, "write_half_a_character x")
     assert text_of(published, "stdout") == "between\n\u20ac"
 
 
@@ -71,26 +77,26 @@ def test_output_after_the_cell_is_published_too(started, tmp_path):
 
 def test_the_option_to_leave_it_alone(started):
     client = started("--no-capture-fd-output")
-    _, published = run(client, "complain_below_python x-y-z")
+    _, published = run_cell(client, "complain_below_python x-y-z")
     assert published == []
     client.shut_down()
-    status, stderr = client.process.end()
+    status, stderr = client.process.wait_for_end()
     assert (status, stderr) == (0, "x-y-z")
 
 
 def test_the_log_is_not_output(started):
     """What the kernel logs goes to the process's stderr, never to a frontend."""
     client = started()
-    assert run(client, "say_to_the_log x")[1] == []
+    assert run_cell(client, "say_to_the_log x")[1] == []
     client.shut_down()
-    assert "logged x" in client.process.end()[1]
+    assert "logged x" in client.process.wait_for_end()[1]
 
 
 def test_the_cause_of_a_crash_reaches_the_launcher(started):
     """A segmentation fault is told on the process's own stderr, where the launcher reads."""
     client = started()
     client.execute("crash x")
-    status, stderr = client.process.end()
+    status, stderr = client.process.wait_for_end()
     assert status == -signal.SIGSEGV
     assert "Segmentation fault" in stderr
     assert "in crash" in stderr
@@ -102,10 +108,10 @@ def test_the_cause_of_a_crash_reaches_the_launcher(started):
 def test_forked_children(how, status, started, tmp_path):
     """However a child ends, its parent lives, answers, can be interrupted and attached to."""
     client = started()
-    _, published = run(client, f"fork {how}")
+    _, published = run_cell(client, f"fork {how}")
     assert f"child gone: {status}\n" in text_of(published, "stdout")
-    assert run(client, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
+    assert run_cell(client, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
     client.nothing_left()
     assert json.loads((tmp_path / "connection.json").read_text())["shell_port"]
     client.shut_down()
-    assert client.process.end()[0] == 0
+    assert client.process.wait_for_end()[0] == 0

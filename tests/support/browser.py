@@ -8,8 +8,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-import optional
-from harness import DEADLINE
+from . import optional
+from .waits import DEADLINE
 
 webdriver = optional.module("selenium.webdriver")
 WebDriverWait = optional.module("selenium.webdriver.support.ui").WebDriverWait

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import itertools
 import json
-import os
-import signal
-import socket
-import stat
-import subprocess
-import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -27,6 +19,7 @@ DEADLINE = 20  # seconds; generous, since nothing waits for it but a failure
 
 DELIMITER = b"<IDS|MSG>"
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+FORMS = ("signed-frame", "handshake-request")
 KEY = "a-very-secret-key-of-the-tests"
 
 
@@ -80,130 +73,9 @@ def parse(frames: list[bytes], key: str = KEY) -> dict:
     }
 
 
-OWN_ADDRESS = (
-    f"127.77.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"
-    if sys.platform == "linux"
-    else "127.0.0.1"
-)
-"""An address of this host that no other process uses, for kernels that shall keep their ports.
-
-On 127.0.0.1 the system may give one away while the kernel is down: two other tests' kernels take
-tens of ports in that time, out of 14,000.
-"""
-
-
-_next_port = itertools.count(20000 + os.getpid() * 1009 % 11000)
-"""Far from those of tests that run side by side, in a process of a neighbouring number."""
-
-
-def free_range(size: int) -> int:
-    """Return the first of ``size`` neighbouring ports that nobody holds.
-
-    Below the range from which the system chooses: nobody else comes upon them by chance.
-    """
-    for low in _next_port:
-        probes = [socket.socket() for _ in range(size)]
-        try:
-            for probe in probes:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            for offset, probe in enumerate(probes):
-                probe.bind(("127.0.0.1", low + offset))
-        except OSError:
-            continue
-        finally:
-            for probe in probes:
-                probe.close()
-        for _ in range(size - 1):
-            next(_next_port)
-        return low
-    raise AssertionError("no free range of ports on this machine")
-
-
-def free_port() -> int:
-    return free_range(1)
-
-
 def receive(peer: zmq.Socket, timeout: float = DEADLINE) -> list[bytes]:
     assert peer.poll(timeout * SECOND), f"nothing came within {timeout} s"
     return peer.recv_multipart()
-
-
-def wait_until(condition, what: str, timeout: float = DEADLINE):
-    """Return ``condition()`` as soon as it is true; for events that only a look can tell."""
-    deadline = time.monotonic() + timeout
-    pause = socket.socketpair()
-    try:
-        while not (result := condition()):
-            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-            pause[0].settimeout(0.01)
-            try:
-                pause[0].recv(1)
-            except TimeoutError:
-                continue
-        return result
-    finally:
-        for end in pause:
-            end.close()
-
-
-def text_of(file: Path) -> str:
-    """Return what somebody else writes into a file, as soon as it is there."""
-    return wait_until(lambda: file.exists() and file.read_text(), f"{file.name} is written")
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(os.stat(path).st_mode)
-
-
-class Process:
-    """A kernel's process, started as the installed kernelspec says."""
-
-    def __init__(self, startup_file: Path | None, environment: dict, *arguments: str):
-        from jupyter_client.kernelspec import KernelSpecManager  # fake kernels start without it
-
-        argv = list(KernelSpecManager().get_kernel_spec("echo-handshake").argv)
-        assert argv[0] == "python", "the wheel's kernelspec must not name a machine's path"
-        argv[0] = sys.executable  # as jupyter_client reads a plain `python`
-        argv = [word.replace("{connection_file}", str(startup_file)) for word in argv]
-        if startup_file is None:
-            argv = argv[:-2]
-        self.popen = subprocess.Popen(
-            [*argv, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self.popen.pid
-
-    def end(self, timeout: float = DEADLINE) -> tuple[int, str]:
-        """Wait for the end; return (exit status, stderr)."""
-        _, stderr = self.popen.communicate(timeout=timeout)
-        return self.popen.returncode, stderr
-
-    def kill(self) -> None:
-        if self.popen.poll() is None:
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.communicate(timeout=DEADLINE)
-
-
-def fails_with_one_line(process: Process, status: int, *words: str, timeout: float = DEADLINE):
-    """The end that bad input deserves: one clear line, no traceback, no key."""
-    ended, stderr = process.end(timeout)
-    lines = stderr.splitlines()
-    assert len(lines) == 1, stderr
-    assert ended == status, stderr
-    assert lines[0].startswith("echokernel: ")
-    for word in words:
-        assert word in lines[0], lines[0]
-    assert KEY not in stderr
-    assert "Traceback" not in stderr
-    return lines[0]
 
 
 class Launcher:

@@ -5,13 +5,14 @@ import logging
 import os
 import sys
 
-import psutil
-from conftest import close_loop_of_this_thread, handshake_metadata
-from harness import DEADLINE, wait_until
 from jupyter_client import KernelManager
+from jupyter_core.utils import ensure_event_loop
+
+from .kernelspecs import handshake_metadata
+from .waits import DEADLINE
 
 HERE = os.path.dirname(__file__)
-FAKE_KERNEL = os.path.join(HERE, "fake_kernel.py")
+FAKE_KERNEL = os.path.join(HERE, "fake_kernel_process.py")
 
 SPY = """
 import json, os, shutil, stat, sys
@@ -41,7 +42,7 @@ async def echoes_async(client, text="hello"):
     return [m["content"]["text"] for m in heard if m["msg_type"] == "stream"] == [text]
 
 
-def started(kernel_name, *, config=None, start=None, **settings):
+def start_manager(kernel_name, *, config=None, start=None, **settings):
     """Return a stock manager whose kernel has started; one that fails leaves no context."""
     manager = KernelManager(
         kernel_name=kernel_name, log=logging.getLogger("launcher"), config=config, **settings
@@ -54,7 +55,7 @@ def started(kernel_name, *, config=None, start=None, **settings):
     return manager
 
 
-def connect(manager):
+def connect_client(manager):
     """Return a blocking client of a kernel that runs, ready."""
     client = manager.client()
     client.start_channels()
@@ -62,40 +63,33 @@ def connect(manager):
     return client
 
 
-def stop(manager, *clients, now=False):
+def stop_manager(manager, *clients, now=False):
     for client in clients:
         client.stop_channels()
     manager.shutdown_kernel(now=now)
     manager.context.destroy(linger=0)
 
 
-def in_thread_of_its_own(function):
+def close_event_loop():
+    """Close the event loop that jupyter_client's synchronous calls leave open in each thread."""
+    ensure_event_loop().close()
+
+
+def closing_event_loop(function):
     """Return ``function`` as a thread may run it: the event loop it leaves is closed."""
 
-    def run(*arguments):
+    def call(*arguments):
         try:
             return function(*arguments)
         finally:
-            close_loop_of_this_thread()
+            close_event_loop()
 
-    return run
+    return call
 
 
-def fake_kernel(kernelspecs, notes, *habits, name="fake", config=None, **more):
-    """Make a kernelspec for ``fake_kernel.py``; return its name and what reads its notes."""
+def fake_kernelspec(kernelspecs, notes, *habits, name="fake", config=None, **more):
+    """Write a kernelspec for ``fake_kernel_process.py``; return (name, reader of its notes)."""
     argv = [sys.executable, FAKE_KERNEL, "{connection_file}", str(notes), *habits]
     metadata = handshake_metadata(**({"handshake": "signed-frame"} if config is None else config))
     kernelspecs(name, argv=argv, metadata=metadata, **more)
     return name, lambda: [json.loads(line) for line in notes.read_text().splitlines()]
-
-
-def gone(pid):
-    wait_until(lambda: not psutil.pid_exists(pid) or is_zombie(pid), f"process {pid} is gone")
-    return True
-
-
-def is_zombie(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

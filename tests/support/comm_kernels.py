@@ -7,10 +7,10 @@ import os
 import time
 
 import comm
-from kernels import tell
 
 from echokernel.kernel import EchoKernel
 from echokernel.protocol.errors import CommError
+from support.scripted_kernels import print_line
 
 
 class CommKernel(EchoKernel):
@@ -31,7 +31,7 @@ class CommKernel(EchoKernel):
         return getattr(self, name)(argument) or reply
 
     def say(self, text):
-        tell(text)
+        print_line(text)
 
     # --- cells --------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ class CommKernel(EchoKernel):
             comm.create_comm(target_name="view", comm_id=f"many-{number}").on_close(note)
 
     def count_closed(self, _):
-        tell(len(self.closed))
+        print_line(len(self.closed))
 
     async def sleep(self, seconds):
         await asyncio.sleep(float(seconds))
@@ -68,26 +68,26 @@ class CommKernel(EchoKernel):
 
     def wait_for(self, path):
         """Block the main thread until there is a file."""
-        tell("asleep")
+        print_line("asleep")
         while not os.path.exists(path):
             time.sleep(0.01)
 
     def ask(self, timeout):
         """Ask the frontend, and wait: asked by a plain cell."""
         try:
-            tell("asking")
+            print_line("asking")
             answered = self.comm.request_blocking("answer", [1], float(timeout or 60))
-            tell("answered", answered)
+            print_line("answered", answered)
         except CommError as error:
-            tell(type(error).__name__, str(error))
+            print_line(type(error).__name__, str(error))
 
     async def ask_in_an_async_cell(self, timeout):
         try:
-            tell("asking")
+            print_line("asking")
             answered = await self.comm.request("answer", [1], float(timeout or 60))
-            tell("answered", answered)
+            print_line("answered", answered)
         except CommError as error:
-            tell(type(error).__name__, str(error))
+            print_line(type(error).__name__, str(error))
         return {"status": "ok", "execution_count": self.execution_count,
                 "payload": [], "user_expressions": {}}  # fmt: skip
 

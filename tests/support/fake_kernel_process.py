@@ -1,8 +1,8 @@
 """A process that starts like a kernel, with the habits that its command line names.
 
-``python fake_kernel.py STARTUP_FILE NOTES HABIT...``: it notes what it was given in the file
-NOTES, one JSON object a line, binds five sockets, tells its ports as the startup file asks, and
-echoes heartbeats until its parent is gone. Habits:
+``python fake_kernel_process.py STARTUP_FILE NOTES HABIT...`` appends its process id and its startup
+file to the file NOTES, one JSON object a line. It binds five sockets, registers or writes its ports
+as the startup file requires, and echoes heartbeats until its parent ends. Habits:
 
 - ``at-registration-dies``, ``at-registration-waits``: it does not know registration files.
 - ``hides-ports``: given ports 0 it does not write the ports it took into the file (as ark).
@@ -10,7 +10,7 @@ echoes heartbeats until its parent is gone. Habits:
 - ``registers-twice``, ``registers-for=ID``, ``bad-signature``: how it registers.
 - ``dies-if=FILE``: at once, with status 7, if that file exists.
 
-Written against the texts, as ``harness``: nothing here imports echokernel.
+Written against the texts, as ``raw_client``: nothing here imports echokernel.
 """
 
 import json
@@ -19,7 +19,7 @@ import sys
 import threading
 
 import zmq
-from harness import CHANNELS, signed_frame
+from raw_client import CHANNELS, signed_frame
 
 
 def parent_is_gone(first, pause=0.1):

@@ -13,13 +13,13 @@ from echokernel.runtime.kernelbase import Kernel
 OK = {"status": "ok", "payload": [], "user_expressions": {}}
 
 
-def tell(*words):
+def print_line(*words):
     """Print, in one write: where ``print`` writes twice, a flush between makes two messages."""
     sys.stdout.write(" ".join(str(word) for word in words) + "\n")
     sys.stdout.flush()
 
 
-class DoingKernel(Kernel):
+class ScriptedKernel(Kernel):
     """Each cell is the name of a method, with one argument: ``sleep 3``."""
 
     implementation = "doing"
@@ -32,22 +32,22 @@ class DoingKernel(Kernel):
         return getattr(self, name)(argument) or {**OK, "execution_count": self.execution_count}
 
     def sleep(self, seconds):
-        tell("asleep")
+        print_line("asleep")
         deadline = time.monotonic() + float(seconds)
         while time.monotonic() < deadline:
             time.sleep(min(0.2, float(seconds)))
 
     def sleep_in_one_call(self, seconds):
-        tell("asleep")
+        print_line("asleep")
         time.sleep(float(seconds))
 
     async def sleep_async(self, seconds):
-        tell("asleep")
+        print_line("asleep")
         await asyncio.sleep(float(seconds))
         return {**OK, "execution_count": self.execution_count}
 
     async def wait_for(self, path):
-        tell("asleep")
+        print_line("asleep")
         while not os.path.exists(path):
             await asyncio.sleep(0.01)
         return {**OK, "execution_count": self.execution_count}
@@ -57,11 +57,11 @@ class DoingKernel(Kernel):
         try:
             self.sleep(seconds)
         except KeyboardInterrupt:
-            tell("not now")
+            print_line("not now")
 
     def stay(self, seconds):
         """Let nothing pass."""
-        tell("asleep")
+        print_line("asleep")
         while True:
             try:
                 time.sleep(float(seconds))
@@ -99,13 +99,13 @@ class DoingKernel(Kernel):
         return "not a reply"
 
     def say(self, text):
-        tell(text)
+        print_line(text)
 
     def say_to_stderr(self, text):
         sys.stderr.write(f"{text}\n")
 
     def say_in_a_thread(self, text):
-        thread = threading.Thread(target=tell, args=(text,))
+        thread = threading.Thread(target=print_line, args=(text,))
         thread.start()
         thread.join()
 
@@ -174,14 +174,14 @@ class DoingKernel(Kernel):
         self.send_response(self.iopub_socket, "comm_msg", content)
 
     def child(self, seconds):
-        tell("asleep")
+        print_line("asleep")
         subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)
 
     def leave(self, status):
         sys.exit(int(status))
 
 
-class AsyncKernel(DoingKernel):
+class AsyncScriptedKernel(ScriptedKernel):
     """The same with a coroutine, as ipykernel recommends."""
 
     async def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):

@@ -6,7 +6,8 @@ import threading
 import uuid
 
 import zmq
-from harness import CHANNELS, KEY, message, parse
+
+from support.raw_client import CHANNELS, KEY, message, parse
 
 EVENT_TIME = 100  # milliseconds after which the thread looks whether it should end
 

@@ -13,17 +13,20 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-import optional
 import psutil
-from conftest import handshake_metadata
-from harness import BUSY, DEADLINE, IDLE, free_port, free_range, wait_until
+
+from . import KERNEL_PATH, optional
+from .kernelspecs import handshake_metadata, write_kernelspec
+from .ports import free_port, free_range
+from .raw_client import BUSY, IDLE
+from .waits import DEADLINE, poll_until
 
 websocket = optional.module("websocket")  # jupyter_server brings it
 
-TESTS = Path(__file__).parent
 TOKEN = "a-token-of-the-tests"
 SPEAKS_5_6 = {"kernel_protocol_version": "5.6"}
-DOING = ["-m", "echokernel", "--kernel-class", "kernels:DoingKernel", "-f", "{connection_file}"]
+SCRIPTED = ["-m", "echokernel", "--kernel-class", "support.scripted_kernels:ScriptedKernel", "-f",
+            "{connection_file}"]  # fmt: skip
 """Python's arguments for a kernel that does what its cells say."""
 
 THIEF = """
@@ -87,7 +90,7 @@ class Server:
             "IPYTHONDIR": str(folder / "ipython"),
             "HOME": str(folder),
             "TMPDIR": str(folder),  # where Jupyter leaves a folder for its empty configuration
-            "PYTHONPATH": str(TESTS),  # kernels.py
+            **KERNEL_PATH,
             **more,
         }
         with open(self.log_file, "w") as log:
@@ -112,7 +115,7 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self.url = wait_until(self._answers, "the server answers", 60)
+            self.url = poll_until(self._answers, "the server answers", 60)
         except BaseException as error:
             self.kill()
             raise AssertionError(self.log()) from error
@@ -163,19 +166,15 @@ class Server:
     # --- from outside --------------------------------------------------------------------------
 
     def kernelspec(self, name: str, **spec) -> str:
-        folder = self.data / "kernels" / name
-        folder.mkdir(parents=True)
-        spec = {"display_name": name, "language": "test", **spec}
-        (folder / "kernel.json").write_text(json.dumps(spec))
-        return name
+        return write_kernelspec(self.data / "kernels", name, **spec)
 
-    def doing(self, name: str = "doing", *script: str) -> str:
+    def scripted(self, name: str = "scripted", *script: str) -> str:
         """Make a kernelspec of a kernel that does what its cells say.
 
         ``script`` is what its process runs before: Python code and arguments for it, all of which
         it has to take away when it becomes the kernel.
         """
-        argv = [sys.executable, *(["-c", *script] if script else []), *DOING]
+        argv = [sys.executable, *(["-c", *script] if script else []), *SCRIPTED]
         # Ports that the system gives nobody while a kernel restarts: tests expect the old ones.
         low = free_range(40)
         metadata = handshake_metadata(guess_timeout=60, port_range=f"{low}-{low + 39}")
@@ -227,7 +226,7 @@ class Server:
         try:
             left = psutil.wait_procs(kernels, timeout=DEADLINE)[1]
             assert not left, "kernels outlive their server"
-            wait_until(lambda: self.files() == [], f"no files are left: {self.files()}")
+            poll_until(lambda: self.files() == [], f"no files are left: {self.files()}")
         finally:
             # JupyterLab 4.6 never ends by itself once it has had work for a thread of AnyIO's,
             # whatever its kernels are.
@@ -357,7 +356,7 @@ class Websocket:
         assert published.index(IDLE) == len(published) - 1
         return replies[0], published
 
-    def run(self, code: str) -> list[tuple]:
+    def run_cell(self, code: str) -> list[tuple]:
         """Execute; return everything between busy and idle."""
         reply, published = self.answer(self.execute(code))
         assert reply["status"] == "ok", reply

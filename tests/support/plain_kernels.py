@@ -13,7 +13,7 @@ from ipykernel.iostream import OutStream
 from ipykernel.kernelbase import Kernel
 
 
-class RulesKernel(Kernel):
+class PlainKernel(Kernel):
     implementation = "rules"
     implementation_version = "1"
     banner = "By the rules"
@@ -122,7 +122,7 @@ class RulesKernel(Kernel):
         self.comm = comm.create_comm(target_name=target, data={"from": "kernel"})
 
 
-class AsyncRulesKernel(RulesKernel):
+class AsyncPlainKernel(PlainKernel):
     """The same with coroutines, as ipykernel recommends."""
 
     async def do_execute(self, code, silent, store_history=True, *_, **__):
@@ -130,11 +130,11 @@ class AsyncRulesKernel(RulesKernel):
         return super().do_execute(code, silent)
 
 
-class HandlingKernel(RulesKernel):
+class OverridingKernel(PlainKernel):
     """Handles more, and less, than others do."""
 
-    msg_types = [*RulesKernel.msg_types, "greet_request"]
-    control_msg_types = [*RulesKernel.control_msg_types, "greet_request"]
+    msg_types = [*PlainKernel.msg_types, "greet_request"]
+    control_msg_types = [*PlainKernel.control_msg_types, "greet_request"]
 
     async def greet_request(self, stream, ident, parent):
         content = {"greeting": f"hello {parent['content']['name']}"}

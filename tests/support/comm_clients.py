@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 
-from conftest import start_classic
-from harness import DEADLINE, Client, parse, receive, wait_until
+from . import KERNEL_PATH
+from .kernel_processes import start_classic
+from .raw_client import Client, parse, receive
+from .waits import DEADLINE, poll_until
 
 HERE = os.path.dirname(__file__)
-KERNEL = "comm_kernels:CommKernel"
+COMM_KERNEL = "support.comm_kernels:CommKernel"
 
 _ids = itertools.count(1)
 
@@ -105,7 +107,7 @@ class CommClient(Client):
         return set(self.reply(msg_id, "control")["content"]["comms"])
 
 
-class Onlooker(CommClient):
+class Observer(CommClient):
     """A client that hears no comms, so that they know nothing of it."""
 
     def __init__(self, context, connection):
@@ -113,23 +115,30 @@ class Onlooker(CommClient):
 
     def sees(self, *comm_ids: str) -> None:
         """Wait until exactly these comms are open."""
-        wait_until(lambda: self.comms() == set(comm_ids), f"open comms are {comm_ids}")
+        poll_until(lambda: self.comms() == set(comm_ids), f"open comms are {comm_ids}")
 
 
-def serve(tmp_path, start, *options, **keys) -> dict:
+def start_comm_kernel(tmp_path, start, *options, **keys) -> dict:
     """Start the kernel of these tests; return how to connect to it."""
 
     def start_it(path, *arguments):
-        start(path, "--kernel-class", KERNEL, *arguments, PYTHONPATH=HERE)
+        start(path, "--kernel-class", COMM_KERNEL, *arguments, **KERNEL_PATH)
 
     return start_classic(tmp_path, start_it, *options, **keys)
 
 
-class Apart:
-    """A client in another process (comm_client.py)."""
+class ClientProcess:
+    """A client in another process (comm_client_process.py)."""
 
     def __init__(self, path, comm_id, target, *topics, within=()):
-        words = [sys.executable, f"{HERE}/comm_client.py", str(path), comm_id, target, *topics]
+        words = [
+            sys.executable,
+            f"{HERE}/comm_client_process.py",
+            str(path),
+            comm_id,
+            target,
+            *topics,
+        ]
         self.process = subprocess.Popen(
             [*within, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -158,7 +167,7 @@ class Apart:
         self.process.stdout.close()
 
 
-class Proxy:
+class TcpProxy:
     """A TCP proxy for one port, whose connections can be cut; ``let_in`` False: nobody gets in."""
 
     def __init__(self, port: int):

@@ -1,8 +1,8 @@
 """A client in a process of its own, for the tests of comms: to be killed, stopped, cut off.
 
-``comm_client.py CONNECTION.json COMM_ID TARGET TOPIC...`` subscribes, opens a comm once it is
-welcomed, has the kernel ask it something that it never answers, and prints what comes on the comm.
-Without a target the comm is somebody else's.
+``comm_client_process.py CONNECTION.json COMM_ID TARGET TOPIC...`` subscribes. After the welcomes it
+opens a comm, makes the kernel send a request that it never answers, and prints what arrives on the
+comm. Without a target, another client opens the comm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import zmq
-from harness import message, parse, url
+from raw_client import message, parse, url
 
 
 def main(path: str, comm_id: str, target: str, *topics: str) -> None:

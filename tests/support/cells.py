@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from conftest import TESTS, start_classic
-from harness import BUSY, IDLE, Client, parse, receive
+
+from . import KERNEL_PATH
+from .kernel_processes import start_classic
+from .raw_client import BUSY, IDLE, Client, parse, receive
 
 
 def defect(what: str) -> pytest.MarkDecorator:
@@ -14,7 +16,7 @@ def defect(what: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=what)
 
 
-class Ran(NamedTuple):
+class CellResult(NamedTuple):
     """What became of one cell."""
 
     reply: dict
@@ -38,7 +40,7 @@ class Ran(NamedTuple):
         return bundles[0]["text/plain"] if bundles else None
 
 
-def serve(kernel_class, context, tmp_path, start, *arguments, **environment) -> Client:
+def start_kernel_class(kernel_class, context, tmp_path, start, *arguments, **environment) -> Client:
     """Start a kernel class in a process of its own; return a client that knows the process."""
     processes = []
 
@@ -46,15 +48,14 @@ def serve(kernel_class, context, tmp_path, start, *arguments, **environment) -> 
         words = ("--kernel-class", kernel_class, *arguments)
         # Else debugpy, which IPython's kernel imports, warns on stderr as soon as it is loaded.
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-        here = {"PYTHONPATH": TESTS}
-        processes.append(start(path, *words, **quiet, **here, **environment))
+        processes.append(start(path, *words, **quiet, **KERNEL_PATH, **environment))
 
     client = Client(context, start_classic(tmp_path, start_it))
     [client.process] = processes
     return client
 
 
-def begin(client, code, says="asleep", **content) -> str:
+def begin_cell(client, code, says="asleep", **content) -> str:
     """Execute a cell that says ``says`` when its code runs; return its msg_id then."""
     msg_id = client.execute(code, **content)
     heard = ""
@@ -65,7 +66,7 @@ def begin(client, code, says="asleep", **content) -> str:
     return msg_id
 
 
-def run(client, code, answers=(), **content) -> Ran:
+def run_cell(client, code, answers=(), **content) -> CellResult:
     """Execute a cell to its end; ``answers`` are typed in when it asks."""
     msg_id = client.execute(code, allow_stdin=bool(answers), **content)
     for answer in answers:
@@ -77,12 +78,12 @@ def run(client, code, answers=(), **content) -> Ran:
     assert (busy, idle) == (BUSY, IDLE)
     if published and published[0][0] == "execute_input":
         assert published.pop(0)[1]["code"] == code
-    return Ran(reply, published)
+    return CellResult(reply, published)
 
 
-def end_of(client, msg_id) -> Ran:
-    """Wait for the end of a cell that `begin` began; what it said before is not repeated."""
+def finish_cell(client, msg_id) -> CellResult:
+    """Wait for the end of a cell that `begin_cell` began; what it said before is not repeated."""
     reply = client.reply(msg_id)["content"]
     *published, idle = client.transcript(msg_id)
     assert idle == IDLE
-    return Ran(reply, published)
+    return CellResult(reply, published)
