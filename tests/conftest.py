@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import zmq
 from support.consoles import open_console
-from support.kernel_processes import KernelProcess, start_classic
+from support.kernel_processes import KEY, KernelProcess, start_classic
 from support.kernelspecs import write_kernelspec
 from support.managers import close_event_loop
-from support.raw_client import FORMS, Client, Launcher
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_launcher import FORMS, RawLauncher
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,12 +88,12 @@ def start(tmp_path):
 
 @pytest.fixture(params=FORMS)
 def launcher(request, context, tmp_path):
-    return Launcher(context, tmp_path, request.param)
+    return RawLauncher(context, tmp_path, request.param, key=KEY)
 
 
 @pytest.fixture
 def signed_frame_launcher(context, tmp_path):
-    return Launcher(context, tmp_path, "signed-frame")
+    return RawLauncher(context, tmp_path, "signed-frame", key=KEY)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def connection(tmp_path, start):
 
 @pytest.fixture
 def client(context, connection):
-    made = Client(context, connection)
+    made = RawClient(context, connection)
     yield made
     made.close()
 

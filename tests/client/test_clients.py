@@ -19,7 +19,6 @@ from support.fake_kernel_thread import FakeKernel
 from support.kernel_processes import start_classic
 from support.kernelspecs import handshake_metadata
 from support.ports import OWN_ADDRESS, free_range
-from support.raw_client import CHANNELS, SECOND, Client, message, receive
 from support.waits import DEADLINE, poll_until
 from traitlets import Type
 
@@ -33,6 +32,8 @@ from echokernel.client import (
     welcoming,
 )
 from echokernel.client import ready as client_wait
+from echokernel.conformance.raw_client import SECOND, RawClient, receive_frames
+from echokernel.conformance.raw_messages import CHANNELS, build_message
 from echokernel.protocol import readiness
 from echokernel.protocol.errors import KernelDied, NotReady
 
@@ -222,7 +223,7 @@ def overhear(other, sentinel):
     """Return all that another client hears, up to the idle of its request ``sentinel``."""
     messages = []
     while True:
-        got = other.publication()
+        got = other.receive_publication()
         messages.append((got["msg_type"], got["header"]["msg_id"]))
         if got["parent_header"].get("msg_id") == sentinel and (
             got["content"].get("execution_state") == "idle"
@@ -233,13 +234,13 @@ def overhear(other, sentinel):
 def test_what_comes_during_the_wait_is_delivered(context, doing, attach):
     """S2: displays of another client's cell, statuses and welcomes, in order."""
     connection, _ = doing
-    other = Client(context, connection)
+    other = RawClient(context, connection)
     flood = other.execute("display_many 300")
     client = attach(connection)
     client.wait_for_ready(timeout=DEADLINE)
     sentinel = other.execute("say done")
     for request in (flood, sentinel):
-        other.reply(request)
+        other.receive_reply(request)
     # By its reply everything was sent; a cell of its own brings in what is on its way.
     recorder = Recorder(client)
     assert is_complete(run_cell(recorder, "say mine"))
@@ -292,8 +293,8 @@ async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, att
     for name, each in sockets.items():
         connection[f"{name}_port"] = each.bind_to_random_port("tcp://127.0.0.1")
     client = attach(connection, kind)
-    assert receive(publisher) == [b"\x01"]
-    frames = message("status", {"execution_state": "busy"}, key="")[1]
+    assert receive_frames(publisher) == [b"\x01"]
+    frames = build_message("status", {"execution_state": "busy"}, key="")[1]
     for _ in range(50_000):
         publisher.send_multipart(frames)
     turns = []
@@ -315,7 +316,7 @@ async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, att
     client.stop_channels()
     # libzmq 4.3.5 aborts the process (session_base.cpp:233) if a peer leaves while the socket that
     # has half a message for it is being closed with linger=0.
-    while receive(publisher)[0][:1] != b"\x00":
+    while receive_frames(publisher)[0][:1] != b"\x00":
         pass
     for each in sockets.values():
         each.close(linger=0)
@@ -493,9 +494,12 @@ def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
     """S2: there is its heartbeat alone to tell."""
     monkeypatch.setattr(client_wait, "HEART_SILENCE", 1.5)
     connection, process = doing
-    other = Client(context, connection)
+    other = RawClient(context, connection)
     other.execute("sleep_in_one_call 60")
-    assert [other.publication()["msg_type"] for _ in range(2)] == ["status", "execute_input"]
+    assert [other.receive_publication()["msg_type"] for _ in range(2)] == [
+        "status",
+        "execute_input",
+    ]
     client = attach(connection)
     channel = client.iopub_channel
     poll_until(channel.msg_ready, "it is welcomed")
@@ -601,9 +605,9 @@ def test_what_cannot_be_extended():
 def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_path):
     """S3: it has no process to look at, and a kernel that is busy is not dead."""
     connection, _ = doing
-    busy = Client(context, connection)
+    busy = RawClient(context, connection)
     busy.execute("sleep_in_one_call 1.5")
-    while busy.publication()["msg_type"] != "stream":
+    while busy.receive_publication()["msg_type"] != "stream":
         pass
     manager = WelcomeKernelManager(connection_file=str(tmp_path / "connection.json"))
     manager.load_connection_file()

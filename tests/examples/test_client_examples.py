@@ -4,7 +4,8 @@ import pytest
 from jupyter_client.session import Session
 from support import CHECKOUT
 from support.programs import run_python
-from support.raw_client import url
+
+from echokernel.conformance.raw_messages import endpoint
 
 EXAMPLES = CHECKOUT / "examples"
 
@@ -53,8 +54,8 @@ def test_the_ten_lines(connection, context):
         names = {
             "context": context,
             "session": session,
-            "iopub_url": url(connection, "iopub"),
-            "shell_url": url(connection, "shell"),
+            "iopub_url": endpoint(connection, "iopub"),
+            "shell_url": endpoint(connection, "shell"),
         }
         exec("import zmq\n" + ten_lines(), names)
         assert names["reply"]["content"]["protocol_version"] == "5.6"

@@ -25,8 +25,9 @@ from support.managers import (
     stop_manager,
 )
 from support.ports import OWN_ADDRESS
-from support.raw_client import message, signed_frame
 from support.waits import poll_until
+
+from echokernel.conformance.raw_messages import build_message, sign_frames
 
 
 @pytest.fixture
@@ -341,7 +342,7 @@ def registrations(kernel_id, key):
     good = {"kernel_id": kernel_id, **ports}
 
     def frame(body, signing_key=key):
-        return signed_frame(signing_key, json.dumps(body).encode())
+        return sign_frames(signing_key, json.dumps(body).encode())
 
     yield frame(good, "another key")
     yield frame(good, "")
@@ -359,8 +360,8 @@ def registrations(kernel_id, key):
     yield [b""]
     yield [b"\xff" * 1000]
     yield [b"x" * 1_000_000]
-    yield message("handshake_request", ports, key="another key")[1]
-    yield message("another_request", ports, key=key)[1]
+    yield build_message("handshake_request", ports, key="another key")[1]
+    yield build_message("another_request", ports, key=key)[1]
 
 
 def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
@@ -405,10 +406,10 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     assert not stranger.poll(0), "strangers get no answer"
     names = ("shell", "iopub", "stdin", "control", "hb")
     good = {"kernel_id": kernel_id, **{f"{n}_port": str(6000 + i) for i, n in enumerate(names)}}
-    frames = signed_frame(key, json.dumps(good).encode())
+    frames = sign_frames(key, json.dumps(good).encode())
     stranger.send_multipart(frames)
     assert stranger.poll(20_000)
-    assert stranger.recv_multipart() == signed_frame(key, b"ACK")
+    assert stranger.recv_multipart() == sign_frames(key, b"ACK")
     starting.join(10)
     assert sorted(result["ports"]) == list(range(6000, 6005))
     stranger.send_multipart(frames)  # a second time: ignored

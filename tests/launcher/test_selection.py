@@ -8,9 +8,9 @@ import sys
 import psutil
 import pytest
 from jupyter_client.provisioning import KernelProvisionerFactory
+from support import KERNEL_PATH
 from support.kernelspecs import handshake_metadata
 from support.managers import (
-    HERE,
     SPY,
     connect_client,
     echoes,
@@ -19,9 +19,10 @@ from support.managers import (
     stop_manager,
 )
 from support.ports import OWN_ADDRESS, free_port
-from support.raw_client import CHANNELS
 from support.waits import poll_until, wait_for_exit
 from traitlets.config import Config
+
+from echokernel.conformance.raw_messages import CHANNELS
 
 
 @pytest.fixture(autouse=True)
@@ -240,16 +241,13 @@ def test_what_is_configured_is_never_replaced(way, kernelspecs):
 
 def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
     """Trap 15: told to rewrite by a list that is wrong: bounded, then classic, remembered."""
-    code = (
-        f"import sys; sys.path[:0] = [{HERE!r}]; import fake_kernel_process as f\n"
-        "f.main(*sys.argv[1:])"
-    )
+    code = "import sys\nfrom support.fake_kernel_process import main\nmain(*sys.argv[1:])"
     (tmp_path / "hider.py").write_text(code)
     notes = tmp_path / "notes"
     kernelspecs(
         "hider",
         argv=[sys.executable, "-m", "hider", "{connection_file}", str(notes), "hides-ports"],
-        env={"PYTHONPATH": str(tmp_path)},
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), KERNEL_PATH["PYTHONPATH"]])},
         metadata=handshake_metadata(rewriters=["hider"], guess_timeout=10),
     )
     manager = start_manager("hider")

@@ -202,6 +202,6 @@ def test_the_kernel_advertises_what_the_file_says(signed_frame_launcher, start, 
     keys = {"ip": "0.0.0.0", "advertised_ip": "192.0.2.1", "connection_file": str(named)}
     start(signed_frame_launcher.write_file(**keys))
     signed_frame_launcher.receive_registration()
-    signed_frame_launcher.give_receipt()
+    signed_frame_launcher.send_receipt()
     poll_until(named.exists, "the connection file")
     assert json.loads(named.read_text())["ip"] == "192.0.2.1"

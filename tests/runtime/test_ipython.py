@@ -5,7 +5,9 @@ import signal
 
 import pytest
 from support.kernel_processes import start_classic
-from support.raw_client import IDLE, Client, parse, receive
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_messages import IDLE
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def ipython(context, tmp_path, start):
         # Else debugpy, which IPython's kernel imports, warns on stderr as soon as it is loaded.
         process.append(start(path, *words, PYDEVD_DISABLE_FILE_VALIDATION="1"))
 
-    made = Client(context, start_classic(tmp_path, start_ipython))
+    made = RawClient(context, start_classic(tmp_path, start_ipython))
     made.process = process[0]
     yield made
     made.close()
@@ -36,47 +38,47 @@ def ipython(context, tmp_path, start):
 )
 def test_cells(code, published, ipython):
     msg_id = ipython.execute(code)
-    reply = ipython.reply(msg_id)["content"]
+    reply = ipython.receive_reply(msg_id)["content"]
     assert reply["status"] == ("error" if published == "error" else "ok")
-    heard = ipython.transcript(msg_id)[2:-1]
+    heard = ipython.receive_until_idle(msg_id)[2:-1]
     assert published in (heard[0], heard[0][0])
     assert len(heard) == 1
-    ipython.nothing_left()
+    ipython.expect_nothing_unread()
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(60)", "await asyncio.sleep(60)"])
 def test_interrupt(code, ipython):
     msg_id = ipython.execute(f"import asyncio; print('asleep'); {code}")
-    while ipython.publication()["msg_type"] != "stream":
+    while ipython.receive_publication()["msg_type"] != "stream":
         pass
     os.killpg(ipython.process.pid, signal.SIGINT)
-    reply = ipython.reply(msg_id)["content"]
+    reply = ipython.receive_reply(msg_id)["content"]
     assert reply["ename"] in ("KeyboardInterrupt", "CancelledError")
-    assert ipython.transcript(msg_id)[-1] == IDLE
-    ipython.nothing_left()
+    assert ipython.receive_until_idle(msg_id)[-1] == IDLE
+    ipython.expect_nothing_unread()
 
 
 def test_input_and_comms(ipython):
     msg_id = ipython.execute("input('name? ')", allow_stdin=True)
-    asked = parse(receive(ipython.stdin), ipython.key)
+    asked = ipython.receive_on("stdin")
     assert asked["content"]["prompt"] == "name? "
     ipython.send("input_reply", {"value": "me"}, "stdin")
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
     assert ("text/plain", "'me'") in [
         item
-        for _, content in ipython.transcript(msg_id)
+        for _, content in ipython.receive_until_idle(msg_id)
         for item in content.get("data", {}).items()
     ]
     msg_id = ipython.execute("from comm import create_comm; c = create_comm(target_name='mine')")
-    assert "comm_open" in [kind for kind, _ in ipython.transcript(msg_id)]
-    ipython.reply(msg_id)
-    comms = ipython.ask("comm_info_request", {"target_name": "mine"})["comms"]
+    assert "comm_open" in [kind for kind, _ in ipython.receive_until_idle(msg_id)]
+    ipython.receive_reply(msg_id)
+    comms = ipython.request("comm_info_request", {"target_name": "mine"})["comms"]
     assert list(comms.values()) == [{"target_name": "mine"}]
 
 
 def test_the_features_are_those_of_the_app(ipython):
     """K2: whatever the class says of itself, here it has no debugger and no subshells."""
-    assert ipython.ask("kernel_info_request", {})["supported_features"] == ["iopub_welcome"]
+    assert ipython.request("kernel_info_request", {})["supported_features"] == ["iopub_welcome"]
     ipython.shut_down()
     assert ipython.process.wait_for_end()[0] == 0
 
@@ -87,11 +89,11 @@ def test_an_interrupt_hits_one_cell_only(ipython):
         # The loop is awake: the cell ends before anybody could think that nobody has heard it.
         endless = "import asyncio; print('awake')\nwhile True: await asyncio.sleep(0)"
         msg_id = ipython.execute(endless)
-        while ipython.publication()["msg_type"] != "stream":
+        while ipython.receive_publication()["msg_type"] != "stream":
             pass
         os.killpg(ipython.process.pid, signal.SIGINT)
-        ipython.reply(msg_id)
-        ipython.transcript(msg_id)
+        ipython.receive_reply(msg_id)
+        ipython.receive_until_idle(msg_id)
         after = ipython.execute("import time; time.sleep(0.05)")
-        assert ipython.reply(after)["content"]["status"] == "ok"
-        ipython.transcript(after)
+        assert ipython.receive_reply(after)["content"]["status"] == "ok"
+        ipython.receive_until_idle(after)

@@ -8,8 +8,9 @@ import signal
 
 import pytest
 from support.cells import begin_cell, defect, finish_cell, run_cell, start_kernel_class
-from support.raw_client import IDLE, parse, receive
 from support.waits import DEADLINE, poll_until
+
+from echokernel.conformance.raw_messages import IDLE
 
 IPYTHON = "ipykernel.ipkernel:IPythonKernel"
 NO_APP = "no IPKernelApp is initialized in the process, or knows the kernel"
@@ -129,7 +130,7 @@ def test_a_forked_child_that_prints_with_logging_configured(ipython):
         f"{FORKED}(target=print, args=('one',)); process.start(); process.join(15)\n"
         "ended = process.exitcode; process.kill(); assert ended == 0"
     )
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
 
 
 def test_a_forked_child_that_is_terminated(ipython):
@@ -141,7 +142,7 @@ def test_a_forked_child_that_is_terminated(ipython):
     )
     # Bytes that look like a signal are acted upon after 20 ms: ten times that, and it lives.
     msg_id = ipython.execute("import asyncio; await asyncio.sleep(0.2)")
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
 
 
 def test_a_forked_child_leaves_the_files_alone(ipython, start, runtime_dir, context):
@@ -174,7 +175,7 @@ def test_widgets(ipython):
     assert view["application/vnd.jupyter.widget-view+json"]["model_id"] == model
     moved = {"method": "update", "state": {"value": 7}, "buffer_paths": []}
     msg_id = ipython.send("comm_msg", {"comm_id": model, "data": moved})
-    assert ("stream", {"name": "stdout", "text": "7\n"}) in ipython.transcript(msg_id)
+    assert ("stream", {"name": "stdout", "text": "7\n"}) in ipython.receive_until_idle(msg_id)
     assert run_cell(ipython, "slider.value").result == "7"
     closed = run_cell(ipython, "slider.close()").published
     assert ("comm_close", {"comm_id": model, "data": {}}) in closed
@@ -184,10 +185,10 @@ def test_an_output_widget(ipython):
     """It learns the request that prints into it: the frontend takes that request's output."""
     code = "import ipywidgets\nshown = ipywidgets.Output()\nwith shown: print('inside')"
     msg_id = ipython.execute(code)
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
     updates = [
         content["data"]["state"]["msg_id"]
-        for kind, content in ipython.transcript(msg_id)
+        for kind, content in ipython.receive_until_idle(msg_id)
         if kind == "comm_msg" and "msg_id" in content["data"].get("state", {})
     ]
     assert updates == [msg_id, ""]
@@ -200,9 +201,9 @@ def test_a_comm_message_that_an_async_cell_waits_for(ipython):
                             "asked.on_msg(lambda got: answer.set_result(got['content']['data']))\n"
                             "print('asleep', asked.comm_id)\n"
                             "await asyncio.wait_for(answer, 15)")  # fmt: skip
-    [comm_id] = ipython.ask("comm_info_request", {}, "control")["comms"]
+    [comm_id] = ipython.request("comm_info_request", {}, "control")["comms"]
     ipython.send("comm_msg", {"comm_id": comm_id, "data": {"b": 1}})
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
 
 
 def test_asyncio(ipython):
@@ -211,11 +212,13 @@ def test_asyncio(ipython):
         "import asyncio\nfree = asyncio.Event()\nasync def late(): await free.wait(); print('late')"
     )
     msg_id = ipython.execute(f"{code}\ntask = asyncio.create_task(late())")
-    assert ipython.reply(msg_id)["content"]["status"] == "ok"
-    assert ipython.transcript(msg_id)[-1] == IDLE
+    assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert ipython.receive_until_idle(msg_id)[-1] == IDLE
     setting = ipython.execute("free.set()")
-    ipython.reply(setting)
-    heard = [ipython.publication() for _ in range(4)]  # the next cell's busy, input and idle
+    ipython.receive_reply(setting)
+    heard = [
+        ipython.receive_publication() for _ in range(4)
+    ]  # the next cell's busy, input and idle
     [late] = [got for got in heard if got["msg_type"] == "stream"]
     assert late["parent_header"]["msg_id"] == msg_id
     assert run_cell(ipython, "asyncio.get_running_loop().is_running()").result == "True"
@@ -307,7 +310,7 @@ def test_a_debugger_in_the_cell(ipython):
 def test_interrupting_a_question(ipython):
     for code in ("input('name? ')", "import getpass; getpass.getpass('pin? ')"):
         msg_id = ipython.execute(code, allow_stdin=True)
-        parse(receive(ipython.stdin), ipython.key)
+        ipython.receive_on("stdin")
         os.killpg(ipython.process.pid, signal.SIGINT)
         assert finish_cell(ipython, msg_id).reply["ename"] == "KeyboardInterrupt"
 
@@ -315,7 +318,7 @@ def test_interrupting_a_question(ipython):
 @defect("pdb.Pdb swallows it and asks again; ipykernel's app installs IPython's InterruptiblePdb")
 def test_interrupting_the_debugger(ipython):
     msg_id = ipython.execute("import pdb; pdb.set_trace()", allow_stdin=True)
-    parse(receive(ipython.stdin), ipython.key)
+    ipython.receive_on("stdin")
     os.killpg(ipython.process.pid, signal.SIGINT)
     poll_until(lambda: ipython.shell.poll(0) or ipython.stdin.poll(0), "a reply, or a question")
     assert not ipython.stdin.poll(0)
@@ -380,7 +383,7 @@ def test_signal_handlers_that_raise_while_output_is_sent(ipython):
     assert ran.text() == "rings\n" * 100
     numbers = [int(bundle["text/plain"]) for bundle in ran.data("display_data")]
     assert all(after in (before + 1, 0) for before, after in itertools.pairwise(numbers))
-    ipython.nothing_left()
+    ipython.expect_nothing_unread()
 
 
 @pytest.mark.parametrize("how", ["", ", flush=True"])
@@ -432,26 +435,26 @@ def test_history_outlives_the_kernel(ipython, context, tmp_path, start):
     assert ipython.process.wait_for_end()[0] == 0
     again = start_kernel_class(IPYTHON, context, tmp_path, start)
     tail = {"hist_access_type": "tail", "n": 1, "output": False, "raw": True}
-    [[_, line, text]] = again.ask("history_request", tail)["history"]
+    [[_, line, text]] = again.request("history_request", tail)["history"]
     assert (line, text) == (1, "remembered = 5")
 
 
 def test_other_requests(ipython):
     run_cell(ipython, "alpha = 5")
-    completed = ipython.ask("complete_request", {"code": "alp", "cursor_pos": 3})
+    completed = ipython.request("complete_request", {"code": "alp", "cursor_pos": 3})
     assert "alpha" in completed["matches"]
-    inspected = ipython.ask("inspect_request", {"code": "alpha", "cursor_pos": 2})
+    inspected = ipython.request("inspect_request", {"code": "alpha", "cursor_pos": 2})
     assert "int" in inspected["data"]["text/plain"]
     for code, status in [("a = [1,", "incomplete"), ("a = 1", "complete"), ("a = )", "invalid")]:
-        assert ipython.ask("is_complete_request", {"code": code})["status"] == status
+        assert ipython.request("is_complete_request", {"code": code})["status"] == status
     ran = run_cell(ipython, "1", user_expressions={"b": "alpha + 1", "c": "nothing"})
     expressions = ran.reply["user_expressions"]
     assert expressions["b"]["data"] == {"text/plain": "6"}
     assert expressions["c"]["ename"] == "NameError"
-    ipython.nothing_left()
+    ipython.expect_nothing_unread()
 
 
 def test_a_debugger_that_is_not_there(ipython):
     """K2: no debugger is advertised; who asks all the same is answered."""
     asked = {"type": "request", "seq": 1, "command": "initialize", "arguments": {}}
-    assert ipython.ask("debug_request", asked, "control")["status"] == "error"
+    assert ipython.request("debug_request", asked, "control")["status"] == "error"

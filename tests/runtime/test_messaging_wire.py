@@ -8,8 +8,17 @@ import pytest
 import zmq
 from support import KERNEL_PATH
 from support.cells import begin_cell, run_cell
-from support.kernel_processes import start_classic
-from support.raw_client import BUSY, IDLE, KEY, Client, message, parse, receive, sign, url
+from support.kernel_processes import KEY, start_classic
+
+from echokernel.conformance.raw_client import RawClient, receive_frames
+from echokernel.conformance.raw_messages import (
+    BUSY,
+    IDLE,
+    build_message,
+    endpoint,
+    parse_message,
+    sign_frames,
+)
 
 
 @pytest.fixture(params=["ScriptedKernel", "AsyncScriptedKernel"])
@@ -21,7 +30,7 @@ def doing(request, context, tmp_path, start):
         options = ("--kernel-class", f"support.scripted_kernels:{request.param}")
         process.append(start(path, *options, *arguments, **KERNEL_PATH))
 
-    made = Client(context, start_classic(tmp_path, start_doing))
+    made = RawClient(context, start_classic(tmp_path, start_doing))
     made.process = process[0]
     yield made
     made.close()
@@ -33,7 +42,7 @@ def doing(request, context, tmp_path, start):
 @pytest.mark.parametrize("channel", ["shell", "control"])
 def test_kernel_info(channel, client):
     """K2, K3."""
-    content = client.ask("kernel_info_request", {}, channel)
+    content = client.request("kernel_info_request", {}, channel)
     assert content["status"] == "ok"
     assert content["protocol_version"] == "5.6"
     assert content["supported_features"] == ["iopub_welcome"]
@@ -51,44 +60,44 @@ def test_the_echo_language(client):
     reply, _ = run_cell(client, "hello again", user_expressions={"a": "me"})
     assert reply["user_expressions"]["a"]["data"] == {"text/plain": "me"}
     assert run_cell(client, "")[1] == []
-    inspected = client.ask("inspect_request", {"code": "x", "cursor_pos": 1, "detail_level": 0})
+    inspected = client.request("inspect_request", {"code": "x", "cursor_pos": 1, "detail_level": 0})
     assert (inspected["found"], inspected["data"]) == (True, {"text/plain": ""})
-    completed = client.ask("complete_request", {"code": "he", "cursor_pos": 2})
+    completed = client.request("complete_request", {"code": "he", "cursor_pos": 2})
     assert completed["matches"] == ["hello"]
     assert (completed["cursor_start"], completed["cursor_end"]) == (0, 2)
-    assert client.ask("is_complete_request", {"code": "any"})["status"] == "complete"
-    assert client.ask("comm_info_request", {})["comms"] == {}
+    assert client.request("is_complete_request", {"code": "any"})["status"] == "complete"
+    assert client.request("comm_info_request", {})["comms"] == {}
 
     def history(kind, **more):
         content = {"hist_access_type": kind, "output": False, "raw": True, **more}
-        return [cell[1:] for cell in client.ask("history_request", content)["history"]]
+        return [cell[1:] for cell in client.request("history_request", content)["history"]]
 
     cells = [[1, "hello world"], [2, "hello again"], [3, ""]]
     assert history("tail", n=2) == cells[1:]
     assert history("tail", n=10) == cells
     assert history("range", session=0, start=1, stop=3) == cells[:2]
     assert history("search", pattern="*world", n=1) == cells[:1]
-    client.nothing_left()
+    client.expect_nothing_unread()
 
 
 def test_what_is_counted_and_what_is_published(client):
     """``silent`` publishes nothing; without ``store_history`` a cell is not counted."""
     msg_id = client.execute("quiet", silent=True)
-    assert client.transcript(msg_id) == [BUSY, IDLE]
-    assert client.reply(msg_id)["content"]["execution_count"] == 0
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
+    assert client.receive_reply(msg_id)["content"]["execution_count"] == 0
     reply, published = run_cell(client, "not kept", store_history=False)
     assert (reply["execution_count"], len(published)) == (0, 1)
     assert run_cell(client, "kept")[0]["execution_count"] == 1
     kept = {"hist_access_type": "tail", "n": 9}
-    assert client.ask("history_request", kept)["history"] == [[0, 1, "kept"]]
+    assert client.request("history_request", kept)["history"] == [[0, 1, "kept"]]
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
 def test_an_unknown_request(channel, client):
     """K4: bracketed by busy and idle like any other; no reply is made up."""
     msg_id = client.send("no_such_request", {}, channel)
-    assert client.transcript(msg_id) == [BUSY, IDLE]
-    client.nothing_left()
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
+    client.expect_nothing_unread()
 
 
 @pytest.mark.parametrize(
@@ -103,11 +112,11 @@ def test_an_unknown_request(channel, client):
 def test_a_request_that_lacks_something(msg_type, content, client):
     """K4: bracketed, and answered with an error: a client waits for a reply."""
     msg_id = client.send(msg_type, content)
-    assert client.transcript(msg_id) == [BUSY, IDLE]
-    reply = client.reply(msg_id)
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
+    reply = client.receive_reply(msg_id)
     assert reply["msg_type"] == msg_type.replace("request", "reply")
     assert reply["content"]["status"] == "error"
-    client.nothing_left()
+    client.expect_nothing_unread()
 
 
 # --- what is dropped -----------------------------------------------------------------------
@@ -116,8 +125,8 @@ def test_a_request_that_lacks_something(msg_type, content, client):
 def not_genuine():
     """Yield (name, frames) that no kernel may act upon."""
     code = {"code": "forged", "silent": False}
-    _, good = message("execute_request", code)
-    yield "another key", message("execute_request", code, key="another key")[1]
+    _, good = build_message("execute_request", code, key=KEY)
+    yield "another key", build_message("execute_request", code, key="another key")[1]
     yield "no signature", [good[0], b"", *good[2:]]
     yield "upper-case signature", [good[0], good[1].upper(), *good[2:]]
     yield "changed content", [*good[:-1], good[-1].replace(b"forged", b"FORGED")]
@@ -142,14 +151,13 @@ def not_genuine():
     yield "metadata is null", signed(head, {}, None, code)
     yield "parent is a number", signed(head, 5, {}, code)
     parts = [b"{", b"{}", b"{}", b"{}"]
-    yield "not JSON", [b"<IDS|MSG>", sign(KEY, *parts), *parts]
+    yield "not JSON", sign_frames(KEY, *parts)
     parts = [b"[" * 100_000] * 4
-    yield "nested too deeply", [b"<IDS|MSG>", sign(KEY, *parts), *parts]
+    yield "nested too deeply", sign_frames(KEY, *parts)
 
 
 def signed(*parts):
-    frames = [json.dumps(part).encode() for part in parts]
-    return [b"<IDS|MSG>", sign(KEY, *frames), *frames]
+    return sign_frames(KEY, *(json.dumps(part).encode() for part in parts))
 
 
 def test_messages_that_are_not_genuine(client):
@@ -159,19 +167,19 @@ def test_messages_that_are_not_genuine(client):
             getattr(client, channel).send_multipart(frames)
     # Nothing was published for any of them, not even busy: the next thing heard is genuine.
     assert run_cell(client, "genuine")[1] == [("stream", {"name": "stdout", "text": "genuine"})]
-    client.nothing_left()
+    client.expect_nothing_unread()
 
 
 def test_replayed_messages(client):
     """K4: a message counts once, on whichever channel it comes again."""
-    msg_id, frames = message("execute_request", {"code": "once", "silent": False})
+    msg_id, frames = build_message("execute_request", {"code": "once", "silent": False}, key=KEY)
     client.shell.send_multipart(frames)
-    assert len(client.transcript(msg_id)) == 4
-    client.reply(msg_id)
+    assert len(client.receive_until_idle(msg_id)) == 4
+    client.receive_reply(msg_id)
     for channel in (client.shell, client.control, client.shell):
         channel.send_multipart(frames)
     assert run_cell(client, "after")[0]["execution_count"] == 2
-    client.nothing_left()
+    client.expect_nothing_unread()
 
 
 def test_what_is_dropped_is_logged_without_the_key(client, context, connection, start, tmp_path):
@@ -181,10 +189,10 @@ def test_what_is_dropped_is_logged_without_the_key(client, context, connection, 
     other = start_classic(
         tmp_path / "other", lambda p, *a: process.append(start(p, "--log-level", "DEBUG", *a))
     )
-    with_log = Client(context, other)
+    with_log = RawClient(context, other)
     for _, frames in not_genuine():
         with_log.shell.send_multipart(frames)
-    with_log.nothing_left()
+    with_log.expect_nothing_unread()
     with_log.shut_down()
     with_log.close()
     status, stderr = process[0].wait_for_end()
@@ -199,15 +207,15 @@ def test_other_kinds_of_sockets_and_odd_frames(channel, client, context, connect
     """Strangers of every sort on every port; the kernel serves its clients."""
     for kind in (zmq.REQ, zmq.DEALER, zmq.ROUTER, zmq.SUB, zmq.PUSH):
         stranger = context.socket(kind)
-        stranger.connect(url(connection, channel))
+        stranger.connect(endpoint(connection, channel))
         if kind in (zmq.REQ, zmq.DEALER):
             stranger.send_multipart([b"", b"x" * 100_000, b""])
     assert run_cell(client, "still here")[0]["status"] == "ok"
     heartbeat = client.connect("hb", zmq.REQ)
     heartbeat.send(b"ping")
-    assert receive(heartbeat) == [b"ping"]
+    assert receive_frames(heartbeat) == [b"ping"]
     heartbeat.close()
-    client.nothing_left()
+    client.expect_nothing_unread()
 
 
 # --- output, errors, interrupts ---------------------------------------------------------------
@@ -248,13 +256,13 @@ def test_a_cell_that_spoils_the_streams(doing):
     """User code can put anything into sys.stdout; that ends no kernel."""
     assert run_cell(doing, "spoil")[0]["status"] == "ok"
     assert run_cell(doing, "sleep 0")[0]["status"] == "error"  # it prints
-    assert doing.ask("kernel_info_request", {})["status"] == "ok"
+    assert doing.request("kernel_info_request", {})["status"] == "ok"
 
 
 def test_a_silent_cell_publishes_nothing_even_if_it_fails(doing):
     msg_id = doing.execute("fail quietly", silent=True)
-    assert doing.reply(msg_id)["content"]["evalue"] == "quietly"
-    assert doing.transcript(msg_id) == [BUSY, IDLE]
+    assert doing.receive_reply(msg_id)["content"]["evalue"] == "quietly"
+    assert doing.receive_until_idle(msg_id) == [BUSY, IDLE]
 
 
 def test_a_cell_that_cancels_itself(doing):
@@ -266,18 +274,18 @@ def test_a_cell_that_cancels_itself(doing):
 def test_execute_is_for_shell(client):
     """User code runs on the main thread only; who asks on control is told so."""
     msg_id = client.send("execute_request", {"code": "x", "silent": False}, "control")
-    assert client.reply(msg_id, "control")["content"]["evalue"].endswith("shell channel")
-    assert client.transcript(msg_id) == [BUSY, IDLE]
+    assert client.receive_reply(msg_id, "control")["content"]["evalue"].endswith("shell channel")
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
 
 
 @pytest.mark.parametrize("msg_type", ["complete_request", "inspect_request", "is_complete_request"])
 def test_interrupting_other_requests(msg_type, doing):
     """All that an author writes can be interrupted, and is answered once."""
     msg_id = doing.send(msg_type, {"code": "hang", "cursor_pos": 4})
-    assert doing.publication()["content"] == BUSY[1]
-    assert doing.publication()["content"]["text"] == "asleep\n"
+    assert doing.receive_publication()["content"] == BUSY[1]
+    assert doing.receive_publication()["content"]["text"] == "asleep\n"
     doing.send("interrupt_request", {}, "control")
-    assert doing.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+    assert doing.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("how", ["sleep", "sleep_in_one_call", "sleep_async", "child"])
@@ -290,8 +298,8 @@ def test_interrupt(by, how, doing):
         os.killpg(doing.process.pid, signal.SIGINT)
     else:
         request = doing.send("interrupt_request", {}, "control")
-        assert doing.reply(request, "control")["content"] == {"status": "ok"}
-    assert doing.reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+        assert doing.receive_reply(request, "control")["content"] == {"status": "ok"}
+    assert doing.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
     published = until_idle(doing, {msg_id, request})
     assert [content["ename"] for kind, content in published if kind == "error"] == [
         "KeyboardInterrupt"
@@ -304,7 +312,7 @@ def until_idle(client, msg_ids):
     published = []
     waiting = msg_ids - {None}
     while waiting:
-        got = client.publication()
+        got = client.receive_publication()
         published.append((got["msg_type"], got["content"]))
         if published[-1] == IDLE:
             waiting.discard(got["parent_header"]["msg_id"])
@@ -314,23 +322,23 @@ def until_idle(client, msg_ids):
 def test_an_interrupt_that_the_code_swallows(doing):
     msg_id = begin_cell(doing, "swallow 60")
     os.killpg(doing.process.pid, signal.SIGINT)
-    assert doing.reply(msg_id)["content"]["status"] == "ok"
-    assert [kind for kind, _ in doing.transcript(msg_id)] == ["stream", "status"]
+    assert doing.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert [kind for kind, _ in doing.receive_until_idle(msg_id)] == ["stream", "status"]
 
 
 def test_an_interrupt_of_nothing(client, connection):
     """An idle kernel stays what it is."""
     for _ in range(5):
-        assert client.ask("interrupt_request", {}, "control") == {"status": "ok"}
+        assert client.request("interrupt_request", {}, "control") == {"status": "ok"}
     assert run_cell(client, "still here")[0]["status"] == "ok"
 
 
 def test_control_answers_while_user_code_runs(doing):
     """K3."""
     msg_id = begin_cell(doing, "sleep_in_one_call 60")
-    assert doing.ask("kernel_info_request", {}, "control")["status"] == "ok"
+    assert doing.request("kernel_info_request", {}, "control")["status"] == "ok"
     doing.send("interrupt_request", {}, "control")
-    assert doing.reply(msg_id)["content"]["status"] == "error"
+    assert doing.receive_reply(msg_id)["content"]["status"] == "error"
 
 
 def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
@@ -340,15 +348,15 @@ def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
     failing = doing.execute("error no")
     waiting = [doing.execute("say never") for _ in range(3)]
     info = doing.send("kernel_info_request", {})
-    doing.ask("kernel_info_request", {}, "control")  # by the same network thread: all are there
+    doing.request("kernel_info_request", {}, "control")  # by the same network thread: all are there
     go_on.touch()
-    assert doing.reply(first)["content"]["status"] == "ok"
-    assert doing.reply(failing)["content"]["status"] == "error"
+    assert doing.receive_reply(first)["content"]["status"] == "ok"
+    assert doing.receive_reply(failing)["content"]["status"] == "error"
     for msg_id in waiting:
-        assert doing.reply(msg_id)["content"]["status"] == "aborted"
-    assert doing.reply(info)["content"]["status"] == "ok"
+        assert doing.receive_reply(msg_id)["content"]["status"] == "aborted"
+    assert doing.receive_reply(info)["content"]["status"] == "ok"
     for msg_id in (first, failing, *waiting, info):
-        assert doing.transcript(msg_id)[-1] == IDLE
+        assert doing.receive_until_idle(msg_id)[-1] == IDLE
     assert run_cell(doing, "say on")[0]["status"] == "ok"
 
 
@@ -358,7 +366,9 @@ def test_without_stop_on_error_the_next_cells_run(doing, tmp_path):
     failing = doing.execute("error no", stop_on_error=False)
     waiting = doing.execute("say on")
     go_on.touch()
-    statuses = [doing.reply(each)["content"]["status"] for each in (first, failing, waiting)]
+    statuses = [
+        doing.receive_reply(each)["content"]["status"] for each in (first, failing, waiting)
+    ]
     assert statuses == ["ok", "error", "ok"]
 
 
@@ -368,18 +378,18 @@ def test_without_stop_on_error_the_next_cells_run(doing, tmp_path):
 @pytest.mark.parametrize(("code", "password"), [("ask name?", False), ("ask_password pin?", True)])
 def test_input(code, password, doing, context):
     msg_id = doing.execute(code, allow_stdin=True)
-    asked = parse(receive(doing.stdin), doing.key)
+    asked = doing.receive_on("stdin")
     assert asked["content"] == {"prompt": code.split()[1], "password": password}
     assert asked["parent_header"]["msg_id"] == msg_id
     for _, frames in not_genuine():  # K4: junk is no answer
         doing.stdin.send_multipart(frames)
     stranger = context.socket(zmq.DEALER)  # it has the key, but was not asked
-    stranger.connect(url(doing.connection, "stdin"))
-    stranger.send_multipart(message("input_reply", {"value": "somebody else"})[1])
-    _, answer = message("input_reply", {"value": "me"}, session=doing.session)
+    stranger.connect(endpoint(doing.connection, "stdin"))
+    stranger.send_multipart(build_message("input_reply", {"value": "somebody else"}, key=KEY)[1])
+    _, answer = build_message("input_reply", {"value": "me"}, session=doing.session, key=KEY)
     doing.stdin.send_multipart(answer)
-    assert doing.reply(msg_id)["content"]["status"] == "ok"
-    assert ("stream", {"name": "stdout", "text": "'me'\n"}) in doing.transcript(msg_id)
+    assert doing.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert ("stream", {"name": "stdout", "text": "'me'\n"}) in doing.receive_until_idle(msg_id)
 
 
 def test_input_that_the_frontend_does_not_offer(doing):
@@ -390,12 +400,12 @@ def test_input_from_a_client_that_is_gone(doing, context):
     """K5: fails at once, with a clear error in the cell, instead of waiting for ever."""
     gone = context.socket(zmq.DEALER)
     gone.identity = b"never opened a stdin channel"
-    gone.connect(url(doing.connection, "shell"))
-    msg_id, frames = message(
-        "execute_request", {"code": "ask name?", "silent": False, "allow_stdin": True}
+    gone.connect(endpoint(doing.connection, "shell"))
+    msg_id, frames = build_message(
+        "execute_request", {"code": "ask name?", "silent": False, "allow_stdin": True}, key=KEY
     )
     gone.send_multipart(frames)
-    reply = parse(receive(gone))
+    reply = parse_message(receive_frames(gone), KEY)
     assert reply["parent_header"]["msg_id"] == msg_id
     assert reply["content"]["ename"] == "ConnectionError"
     assert "frontend" in reply["content"]["evalue"]
@@ -410,8 +420,8 @@ def test_shutdown(channel, restart, client, connection):
     content = {} if restart is None else {"restart": restart}
     restart = bool(restart)
     msg_id = client.send("shutdown_request", content, channel)
-    assert client.reply(msg_id, channel)["content"] == {"status": "ok", "restart": restart}
-    published = client.transcript(msg_id)
+    assert client.receive_reply(msg_id, channel)["content"] == {"status": "ok", "restart": restart}
+    published = client.receive_until_idle(msg_id)
     assert published == [BUSY, ("shutdown_reply", {"status": "ok", "restart": restart}), IDLE]
 
 

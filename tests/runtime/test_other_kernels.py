@@ -11,8 +11,10 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from support.cells import begin_cell, finish_cell, run_cell, start_kernel_class
 from support.kernelspecs import handshake_metadata
-from support.raw_client import BUSY, DELIMITER, IDLE, receive
 from support.waits import DEADLINE, poll_until
+
+from echokernel.conformance.raw_client import receive_frames
+from echokernel.conformance.raw_messages import BUSY, DELIMITER, IDLE
 
 BASH = "bash_kernel.kernel:BashKernel"
 META_BASH = "metakernel.process_metakernel:BashKernel"
@@ -42,17 +44,17 @@ def test_all_ways_to_the_frontend(rules):
         assert run_cell(rules, f"{way} one").published == [stdout("one")]
     assert run_cell(rules, "printing one").text() == "one\n"
     assert run_cell(rules, "printing_to_stderr one").text("stderr") == "one\n"
-    rules.nothing_left()
+    rules.expect_nothing_unread()
 
 
 def test_a_message_made_by_hand(rules):
     """``session.msg`` first, ``session.send`` later; the buffers go with it."""
     msg_id = rules.execute("sending_a_message one")
-    _busy, _input, display = (rules.publication() for _ in range(3))
+    _busy, _input, display = (rules.receive_publication() for _ in range(3))
     assert display["parent_header"]["msg_id"] == msg_id
     assert display["content"]["data"] == {"text/plain": "one"}
     assert display["buffers"] == [b"\x00\xff"]
-    assert rules.transcript(msg_id) == [IDLE]
+    assert rules.receive_until_idle(msg_id) == [IDLE]
 
 
 def test_what_json_lacks(rules):
@@ -95,15 +97,15 @@ def test_an_exception(rules):
 def test_input(rules):
     assert run_cell(rules, "asking name?", ["me"]).published == [stdout("'me'")]
     assert run_cell(rules, "asking_secretly pin?", ["1234"]).published == [stdout("'1234'")]
-    rules.nothing_left()
+    rules.expect_nothing_unread()
 
 
 def test_the_loop(rules):
     """``io_loop``: what was scheduled comes after the cell's end, and belongs to it."""
     msg_id = rules.execute("scheduling later")
-    assert rules.reply(msg_id)["content"]["status"] == "ok"
-    assert rules.transcript(msg_id)[-1] == IDLE
-    later = rules.publication()
+    assert rules.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert rules.receive_until_idle(msg_id)[-1] == IDLE
+    later = rules.receive_publication()
     assert later["content"]["text"] == "later"
     assert later["parent_header"]["msg_id"] == msg_id
 
@@ -113,7 +115,7 @@ def test_what_a_kernel_knows(rules):
     assert run_cell(rules, code).published == [stdout(code)]
     ports = "control_port hb_port iopub_port shell_port stdin_port"
     assert run_cell(rules, "telling_the_ports").published == [stdout(ports)]
-    answer = rules.ask("connect_request", {})
+    answer = rules.request("connect_request", {})
     assert answer.pop("status") == "ok"
     assert answer == {k: v for k, v in rules.connection.items() if k.endswith("_port")}
 
@@ -122,19 +124,24 @@ def test_a_comm_that_the_kernel_opens(rules):
     [(kind, content)] = run_cell(rules, "opening view").published
     assert (kind, content["target_name"]) == ("comm_open", "view")
     assert content["data"] == {"from": "kernel"}
-    comms = rules.ask("comm_info_request", {"target_name": "view"})["comms"]
+    comms = rules.request("comm_info_request", {"target_name": "view"})["comms"]
     assert list(comms) == [content["comm_id"]]
 
 
 def test_a_comm_that_the_frontend_opens(rules):
     opening = {"comm_id": "one", "target_name": "echo", "data": {"a": 1}}
     msg_id = rules.send("comm_open", opening)
-    assert ("comm_msg", {"comm_id": "one", "data": {"hello": {"a": 1}}}) in rules.transcript(msg_id)
+    assert (
+        "comm_msg",
+        {"comm_id": "one", "data": {"hello": {"a": 1}}},
+    ) in rules.receive_until_idle(msg_id)
     msg_id = rules.send("comm_msg", {"comm_id": "one", "data": {"b": 2}})
-    assert ("comm_msg", {"comm_id": "one", "data": {"echo": {"b": 2}}}) in rules.transcript(msg_id)
+    assert ("comm_msg", {"comm_id": "one", "data": {"echo": {"b": 2}}}) in rules.receive_until_idle(
+        msg_id
+    )
     msg_id = rules.send("comm_close", {"comm_id": "one", "data": {}})
-    assert rules.transcript(msg_id) == [BUSY, IDLE]
-    assert rules.ask("comm_info_request", {"target_name": "echo"})["comms"] == {}
+    assert rules.receive_until_idle(msg_id) == [BUSY, IDLE]
+    assert rules.request("comm_info_request", {"target_name": "echo"})["comms"] == {}
 
 
 @pytest.mark.parametrize(
@@ -142,33 +149,33 @@ def test_a_comm_that_the_frontend_opens(rules):
     ["shell", "control"],
 )
 def test_a_message_type_of_the_authors_own(channel, handling):
-    assert handling.ask("greet_request", {"name": "you"}, channel) == {"greeting": "hello you"}
+    assert handling.request("greet_request", {"name": "you"}, channel) == {"greeting": "hello you"}
 
 
 def test_a_request_that_the_author_turns_away(handling):
     """K4: bracketed; ``should_handle`` says that nobody shall answer."""
     msg_id = handling.send("complete_request", {"code": "x", "cursor_pos": 1})
-    assert handling.transcript(msg_id) == [BUSY, IDLE]
-    handling.nothing_left()
+    assert handling.receive_until_idle(msg_id) == [BUSY, IDLE]
+    handling.expect_nothing_unread()
 
 
 def test_what_an_author_overrides(handling):
-    assert handling.ask("is_complete_request", {"code": "x"})["indent"] == "  "
+    assert handling.request("is_complete_request", {"code": "x"})["indent"] == "  "
     asked = {"type": "request", "command": "debugInfo", "seq": 1}
-    assert handling.ask("debug_request", asked, "control") == {"debugged": "debugInfo"}
+    assert handling.request("debug_request", asked, "control") == {"debugged": "debugInfo"}
     msg_id = handling.execute("responding one")
-    frames = receive(handling.shell)
+    frames = receive_frames(handling.shell)
     metadata = json.loads(frames[frames.index(DELIMITER) + 4])
     assert (metadata["author"], metadata["ended"]) == ("me", "ok")
     assert "started" in metadata  # ipykernel's own
-    handling.transcript(msg_id)
+    handling.receive_until_idle(msg_id)
     handling.shut_down()
     assert "shut down, restart=False" in handling.process.wait_for_end()[1]
 
 
 def test_an_author_overrides_what_we_do(handling):
     """``start`` and ``kernel_info``, with ``super()`` as ever."""
-    assert handling.ask("kernel_info_request", {})["banner"] == "Made by me"
+    assert handling.request("kernel_info_request", {})["banner"] == "Made by me"
     handling.shut_down()
     assert "WARNING started" in handling.process.wait_for_end()[1]
 
@@ -176,7 +183,7 @@ def test_an_author_overrides_what_we_do(handling):
 def test_a_debug_request_that_nobody_handles(rules):
     """K4: ipykernel's base class logs it, and the frontend waits for ever; here it is answered."""
     asked = {"type": "request", "command": "debugInfo", "seq": 1}
-    assert rules.ask("debug_request", asked, "control")["ename"] == "NotImplementedError"
+    assert rules.request("debug_request", asked, "control")["ename"] == "NotImplementedError"
 
 
 # --- bash_kernel ----------------------------------------------------------------------------
@@ -200,7 +207,7 @@ def test_bash_cells(bash):
     assert (failed.reply["status"], failed.reply["evalue"]) == ("error", "3")
     assert failed.kinds == ["error"]
     assert run_cell(bash, "seq 1 2000 | tail -1").text() == "2000\n"
-    bash.nothing_left()
+    bash.expect_nothing_unread()
 
 
 def test_bash_displays(bash, tmp_path):
@@ -214,15 +221,15 @@ def test_bash_displays(bash, tmp_path):
 
 
 def test_bash_other_requests(bash):
-    completed = bash.ask("complete_request", {"code": "ls /et", "cursor_pos": 6})
+    completed = bash.request("complete_request", {"code": "ls /et", "cursor_pos": 6})
     assert completed["matches"] == ["/etc/"]
     assert (completed["cursor_start"], completed["cursor_end"]) == (3, 6)
-    inspected = bash.ask("inspect_request", {"code": "ls", "cursor_pos": 2, "detail_level": 0})
+    inspected = bash.request("inspect_request", {"code": "ls", "cursor_pos": 2, "detail_level": 0})
     assert inspected["found"] is False
-    assert bash.ask("is_complete_request", {"code": "ls"})["status"] == "unknown"
-    assert bash.ask("history_request", {"hist_access_type": "tail", "n": 1, "output": False,
+    assert bash.request("is_complete_request", {"code": "ls"})["status"] == "unknown"
+    assert bash.request("history_request", {"hist_access_type": "tail", "n": 1, "output": False,
                                         "raw": True})["history"] == []  # fmt: skip
-    assert bash.ask("kernel_info_request", {})["implementation"] == "bash_kernel"
+    assert bash.request("kernel_info_request", {})["implementation"] == "bash_kernel"
 
 
 def test_interrupting_bash(bash):
@@ -265,7 +272,7 @@ def test_metakernel_cells_and_magics(meta):
     [page] = run_cell(meta, "%cd?").reply["payload"]
     assert page["source"] == "page"
     assert "change current directory" in page["data"]["text/plain"]
-    meta.nothing_left()
+    meta.expect_nothing_unread()
 
 
 def test_metakernel_python_cells(meta):
@@ -287,22 +294,22 @@ def test_metakernel_from_a_thread(meta):
     msg_id = meta.execute(f"%%python\nimport threading\n"
                           f"threading.Thread(target=kernel.schedule_display_output,"
                           f" args=({say},)).start()")  # fmt: skip
-    assert meta.reply(msg_id)["content"]["status"] == "ok"
+    assert meta.receive_reply(msg_id)["content"]["status"] == "ok"
     heard = ""
     while "later\n" not in heard:
-        heard += meta.publication()["content"].get("text", "")
+        heard += meta.receive_publication()["content"].get("text", "")
 
 
 def test_metakernel_other_requests(meta):
-    completed = meta.ask("complete_request", {"code": "%pyth", "cursor_pos": 5})
+    completed = meta.request("complete_request", {"code": "%pyth", "cursor_pos": 5})
     assert completed["matches"] == ["%python"]
     code = "%python impor"
-    completed = meta.ask("complete_request", {"code": code, "cursor_pos": len(code)})
+    completed = meta.request("complete_request", {"code": code, "cursor_pos": len(code)})
     assert "import" in completed["matches"]
-    inspected = meta.ask("inspect_request", {"code": "%cd", "cursor_pos": 3, "detail_level": 0})
+    inspected = meta.request("inspect_request", {"code": "%cd", "cursor_pos": 3, "detail_level": 0})
     assert "change current directory" in inspected["data"]["text/plain"]
-    assert meta.ask("is_complete_request", {"code": "echo"})["status"] == "incomplete"
-    assert meta.ask("is_complete_request", {"code": "echo\n"})["status"] == "complete"
+    assert meta.request("is_complete_request", {"code": "echo"})["status"] == "incomplete"
+    assert meta.request("is_complete_request", {"code": "echo\n"})["status"] == "complete"
 
 
 def test_metakernel_keeps_its_history_at_the_end(meta, context, tmp_path, start):
@@ -312,7 +319,7 @@ def test_metakernel_keeps_its_history_at_the_end(meta, context, tmp_path, start)
     assert meta.process.wait_for_end()[0] == 0
     again = start_kernel_class(META_BASH, context, tmp_path, start)
     tail = {"hist_access_type": "tail", "n": 9, "output": False, "raw": True}
-    assert again.ask("history_request", tail)["history"] == [[None, None, "echo remember me"]]
+    assert again.request("history_request", tail)["history"] == [[None, None, "echo remember me"]]
 
 
 def test_metakernel_widgets(meta):
@@ -325,7 +332,7 @@ def test_metakernel_widgets(meta):
     assert view["application/vnd.jupyter.widget-view+json"]["model_id"] == opened["IntSliderModel"]
     moved = {"method": "update", "state": {"value": 7}, "buffer_paths": []}
     msg_id = meta.send("comm_msg", {"comm_id": opened["IntSliderModel"], "data": moved})
-    assert meta.transcript(msg_id)[-1] == IDLE
+    assert meta.receive_until_idle(msg_id)[-1] == IDLE
     assert run_cell(meta, "%python slider.value").result == "7"
 
 

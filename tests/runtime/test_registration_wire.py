@@ -11,21 +11,13 @@ import psutil
 import pytest
 import zmq
 from support import KERNEL_PATH
-from support.kernel_processes import ends_with_one_line, mode_of
+from support.kernel_processes import KEY, ends_with_one_line, mode_of
 from support.ports import free_port, free_range
-from support.raw_client import (
-    BUSY,
-    CHANNELS,
-    FORMS,
-    IDLE,
-    KEY,
-    Client,
-    Launcher,
-    receive,
-    signed_frame,
-    url,
-)
 from support.waits import DEADLINE, poll_until, read_when_written
+
+from echokernel.conformance.raw_client import RawClient, receive_frames
+from echokernel.conformance.raw_launcher import FORMS, RawLauncher
+from echokernel.conformance.raw_messages import BUSY, CHANNELS, IDLE, endpoint, sign_frames
 
 
 def test_every_port_answers_when_the_registration_arrives(launcher, start, context, runtime_dir):
@@ -39,28 +31,28 @@ def test_every_port_answers_when_the_registration_arrives(launcher, start, conte
         with socket.create_connection(("127.0.0.1", connection[f"{channel}_port"]), timeout=20):
             pass
     heartbeat = context.socket(zmq.REQ)
-    heartbeat.connect(url(connection, "hb"))
+    heartbeat.connect(endpoint(connection, "hb"))
     heartbeat.send(b"ping")
-    assert receive(heartbeat) == [b"ping"]
+    assert receive_frames(heartbeat) == [b"ping"]
     heartbeat.close(linger=0)
-    client = Client(context, connection)  # expects the welcome
+    client = RawClient(context, connection)  # expects the welcome
     assert not list(runtime_dir.glob("kernel-*.json")), "no attaching before the receipt"
 
-    launcher.give_receipt()
+    launcher.send_receipt()
     msg_id = client.execute("hello, world")
-    assert client.transcript(msg_id) == [
+    assert client.receive_until_idle(msg_id) == [
         BUSY,
         ("execute_input", {"code": "hello, world", "execution_count": 1}),
         ("stream", {"name": "stdout", "text": "hello, world"}),
         IDLE,
     ]
-    assert client.reply(msg_id)["content"]["status"] == "ok"
+    assert client.receive_reply(msg_id)["content"]["status"] == "ok"
 
     own = runtime_dir / f"kernel-{process.pid}.json"
     assert mode_of(own) == 0o600
     written = json.loads(own.read_text())
     assert {name: written[name] for name in connection} == connection
-    client.nothing_left()
+    client.expect_nothing_unread()
     client.shut_down()
     client.close()
     assert process.wait_for_end() == (0, "")
@@ -76,12 +68,12 @@ def test_the_registration_file_may_name_the_connection_file(
     process = start(path, JPY_SESSION_NAME="my.ipynb")
     connection = signed_frame_launcher.receive_registration()
     assert not named.exists()
-    signed_frame_launcher.give_receipt()
+    signed_frame_launcher.send_receipt()
     written = json.loads(read_when_written(named))
     assert mode_of(named) == 0o600
     assert written["shell_port"] == connection["shell_port"]
     assert (written["kernel_name"], written["jupyter_session"]) == ("echo", "my.ipynb")
-    client = Client(context, connection)
+    client = RawClient(context, connection)
     client.shut_down()
     client.close()
     assert process.wait_for_end()[0] == 0
@@ -92,12 +84,12 @@ def test_the_registration_file_may_name_the_connection_file(
 @pytest.mark.parametrize("form", FORMS)
 def test_other_keys(form, key, context, tmp_path, start):
     """F4: without a key nothing is signed, and the kernel says so once; any text is a key."""
-    launcher = Launcher(context, tmp_path, form, key=key)
+    launcher = RawLauncher(context, tmp_path, form, key=key)
     process = start(launcher.write_file())
     connection = launcher.receive_registration()
-    launcher.give_receipt()
-    client = Client(context, connection)
-    assert client.ask("kernel_info_request", {})["status"] == "ok"
+    launcher.send_receipt()
+    client = RawClient(context, connection)
+    assert client.request("kernel_info_request", {})["status"] == "ok"
     client.shut_down()
     client.close()
     status, stderr = process.wait_for_end()
@@ -110,7 +102,7 @@ def test_other_keys(form, key, context, tmp_path, start):
 def test_other_signature_schemes(scheme, signed_frame_launcher, start):
     """F3: every hash that an HMAC can use is a signature scheme."""
     start(signed_frame_launcher.write_file(signature_scheme=scheme))
-    _, delimiter, signature, _ = receive(signed_frame_launcher.socket)
+    _, delimiter, signature, _ = receive_frames(signed_frame_launcher.socket)
     assert delimiter == b"<IDS|MSG>"
     assert len(signature) == {"hmac-sha512": 128, "hmac-md5": 32}[scheme]
 
@@ -149,13 +141,13 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
         launcher.socket = context.socket(zmq.ROUTER)
         launcher.port = launcher.socket.bind_to_random_port("tcp://127.0.0.1")
     process = start(launcher.write_file(), "--log-level", "DEBUG", "--handshake-timeout", "60")
-    frames = receive(launcher.socket)
+    frames = receive_frames(launcher.socket)
     way_back = frames[: frames.index(b"<IDS|MSG>")]
     assert way_back[1:] == ([b""] if launcher.form == "handshake-request" else [])
-    good = launcher.receipt()
+    good = launcher.build_receipt()
     bad = [
-        launcher.receipt(key="another key"),
-        launcher.receipt(key=""),
+        launcher.build_receipt(key="another key"),
+        launcher.build_receipt(key=""),
         [good[0], good[1].upper(), *good[2:]],
         good[:-1],
         [*good, b"more"],
@@ -164,12 +156,12 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
         [b"\xff\x00" * 1000],
         [b"x" * 1_000_000],
         [good[0]],
-        signed_frame(KEY, b"x")[:2],
+        sign_frames(KEY, b"x")[:2],
     ]
     for frames in bad:
         launcher.socket.send_multipart([*way_back, *frames])
     if launcher.form == "handshake-request":
-        unknown = launcher.receipt(status="maybe")
+        unknown = launcher.build_receipt(status="maybe")
         launcher.socket.send_multipart([*way_back, *unknown])
     with pytest.raises(psutil.TimeoutExpired):
         psutil.Process(process.pid).wait(1)
@@ -177,7 +169,7 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
     runtime = os.environ["JUPYTER_RUNTIME_DIR"]
     own = os.path.join(runtime, f"kernel-{process.pid}.json")
     connection = json.loads(poll_until(lambda: os.path.exists(own) and open_text(own), "running"))
-    client = Client(context, connection)
+    client = RawClient(context, connection)
     client.shut_down()
     client.close()
     status, stderr = process.wait_for_end()
@@ -202,7 +194,7 @@ def test_only_wrong_receipts(launcher, start):
     """H3, H4: they do not lengthen the wait either."""
     process = start(launcher.write_file(), "--handshake-timeout", "10")
     launcher.receive_registration()
-    launcher.send(launcher.receipt(key="another key"))
+    launcher.send(launcher.build_receipt(key="another key"))
     ends_with_one_line(process, 1, "1 invalid answer(s) were ignored")
 
 
@@ -220,8 +212,8 @@ def test_a_language_that_loads_for_longer_than_the_deadline(signed_frame_launche
         **KERNEL_PATH,
     )
     connection = signed_frame_launcher.receive_registration()
-    signed_frame_launcher.give_receipt()
-    client = Client(context, connection)
+    signed_frame_launcher.send_receipt()
+    client = RawClient(context, connection)
     client.shut_down()
     client.close()
     assert process.wait_for_end()[0] == 0
@@ -230,7 +222,7 @@ def test_a_language_that_loads_for_longer_than_the_deadline(signed_frame_launche
 def test_our_own_words_are_no_receipt(signed_frame_launcher, start):
     """H3: a stranger who reflects the registration has our signature on it."""
     process = start(signed_frame_launcher.write_file(), "--handshake-timeout", "10")
-    frames = receive(signed_frame_launcher.socket)
+    frames = receive_frames(signed_frame_launcher.socket)
     signed_frame_launcher.socket.send_multipart(frames)
     ends_with_one_line(process, 1, "1 invalid answer(s) were ignored")
 
@@ -243,7 +235,7 @@ def test_refused(reason, launcher, start):
     path = launcher.write_file()
     process = start(path, "--handshake-timeout", "60")
     launcher.receive_registration()
-    launcher.send(launcher.receipt(status="error", **reason))
+    launcher.send(launcher.build_receipt(status="error", **reason))
     words = "room" if reason else "no reason given"
     assert "\x1b" not in ends_with_one_line(process, 1, "refused", words)
     assert not path.exists()
@@ -267,7 +259,7 @@ def test_two_kernels_with_one_registration_file(signed_frame_launcher, start):
     path = signed_frame_launcher.write_file()
     first = start(path)
     signed_frame_launcher.receive_registration()
-    signed_frame_launcher.give_receipt()
+    signed_frame_launcher.send_receipt()
     second = start(path, "--handshake-timeout", "0.5")
     ends_with_one_line(second, 1, "no valid receipt")
     assert first.popen.poll() is None
@@ -339,7 +331,7 @@ def test_the_launcher_dies(receipt, signed_frame_launcher, runtime_dir):
         child = psutil.Process(int(parent.stdout.readline()))
         signed_frame_launcher.receive_registration()
         if receipt:
-            signed_frame_launcher.give_receipt()
+            signed_frame_launcher.send_receipt()
             poll_until(lambda: list(runtime_dir.glob("kernel-*.json")), "the kernel runs")
         parent.kill()
         _, alive = psutil.wait_procs([child], timeout=DEADLINE)
@@ -370,16 +362,16 @@ def test_encrypted(signed_frame_launcher, context, start):
             made.curve_publickey, made.curve_secretkey = zmq.curve_keypair()
         return made
 
-    launcher.give_receipt()
+    launcher.send_receipt()
     for encrypted in (False, True):
         heartbeat, listener = peer(zmq.REQ, encrypted), peer(zmq.SUB, encrypted)
         listener.subscribe(b"")
-        heartbeat.connect(url(connection, "hb"))
-        listener.connect(url(connection, "iopub"))
+        heartbeat.connect(endpoint(connection, "hb"))
+        listener.connect(endpoint(connection, "iopub"))
         heartbeat.send(b"ping")
         if encrypted:
-            assert receive(heartbeat) == [b"ping"]
-            assert b"iopub_welcome" in receive(listener)[2]
+            assert receive_frames(heartbeat) == [b"ping"]
+            assert b"iopub_welcome" in receive_frames(listener)[2]
         else:
             assert not heartbeat.poll(500)
             assert not listener.poll(500)
@@ -394,16 +386,16 @@ def test_encrypted(signed_frame_launcher, context, start):
 @pytest.mark.parametrize("form", FORMS)
 def test_over_ipc(form, context, tmp_path, start):
     """F7: every address is ``ipc://{ip}-{port}``, the registration socket's too."""
-    launcher = Launcher(context, tmp_path, form)
+    launcher = RawLauncher(context, tmp_path, form, key=KEY)
     launcher.socket.bind(f"ipc://{tmp_path}/k-1")
     keys = {"transport": "ipc", "ip": f"{tmp_path}/k", "registration_port": 1}
     if form == "signed-frame":
         keys |= {"registration_ip": f"{tmp_path}/k", "registration_port": "1"}
     process = start(launcher.write_file(**keys))
     connection = launcher.receive_registration() | {"transport": "ipc", "ip": f"{tmp_path}/k"}
-    launcher.give_receipt()
-    client = Client(context, connection)
-    assert client.ask("kernel_info_request", {})["protocol_version"] == "5.6"
+    launcher.send_receipt()
+    client = RawClient(context, connection)
+    assert client.request("kernel_info_request", {})["protocol_version"] == "5.6"
     client.shut_down()
     client.close()
     assert process.wait_for_end() == (0, "")

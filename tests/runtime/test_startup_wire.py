@@ -5,9 +5,11 @@ import os
 import signal
 
 import pytest
-from support.kernel_processes import ends_with_one_line, mode_of, start_classic
+from support.kernel_processes import KEY, ends_with_one_line, mode_of, start_classic
 from support.ports import free_port
-from support.raw_client import CHANNELS, KEY, Client
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_messages import CHANNELS
 
 GOOD = {"key": KEY, "ip": "127.0.0.1"}
 REGISTERING = {**GOOD, "registration_port": 5555}
@@ -92,9 +94,9 @@ def test_ports_that_the_launcher_chose(context, tmp_path, start):
     ports = {f"{channel}_port": free_port() for channel in CHANNELS}
     connection = start_classic(tmp_path, start, ip="127.0.0.1", transport="tcp", **ports)
     assert connection == {"key": KEY, "ip": "127.0.0.1", "transport": "tcp", **ports}
-    client = Client(context, connection)
-    assert client.ask("connect_request", {})["shell_port"] == ports["shell_port"]
-    client.nothing_left()
+    client = RawClient(context, connection)
+    assert client.request("connect_request", {})["shell_port"] == ports["shell_port"]
+    client.expect_nothing_unread()
     client.close()
 
 
@@ -103,8 +105,8 @@ def test_ports_zero_are_filled_in(context, tmp_path, start):
     connection = start_classic(tmp_path, start, kernel_name="me", jupyter_session="s", shell_port=0)
     assert (connection["kernel_name"], connection["jupyter_session"]) == ("me", "s")
     assert mode_of(tmp_path / "connection.json") == 0o600
-    client = Client(context, connection)
-    client.nothing_left()
+    client = RawClient(context, connection)
+    client.expect_nothing_unread()
     client.shut_down()
     client.close()
     assert (tmp_path / "connection.json").exists(), "it is the launcher's, as with ipykernel"
@@ -135,9 +137,9 @@ def test_by_hand(context, start, runtime_dir):
     assert lines[0] == f"Connection file: {path}\n"
     assert lines[1] == f"To attach: jupyter console --existing {path.name}\n"
     assert mode_of(path) == 0o600
-    client = Client(context, json.loads(path.read_text()))
+    client = RawClient(context, json.loads(path.read_text()))
     msg_id = client.execute("by hand")
-    assert ("stream", {"name": "stdout", "text": "by hand"}) in client.transcript(msg_id)
+    assert ("stream", {"name": "stdout", "text": "by hand"}) in client.receive_until_idle(msg_id)
     client.close()
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait_for_end()[0] == -signal.SIGTERM

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from support import optional
 from support.kernelspecs import handshake_metadata
-from support.raw_client import IDLE, Client
 from support.servers import NO_GATE, SCRIPTED, THIEF, WELCOMING, Server
 from support.waits import poll_until
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_messages import IDLE
 
 optional.module("jupyter_server")
 
@@ -221,9 +223,9 @@ def test_what_was_published_while_nobody_was_there(server, kernel, connect, cont
         lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "the page is gone"
     )
     connection = json.loads((server.runtime / f"kernel-{kernel_id}.json").read_text())
-    other = Client(context, connection)
+    other = RawClient(context, connection)
     msg_id = other.execute("display_many 50")
-    other.reply(msg_id)
+    other.receive_reply(msg_id)
     other.close()
     again = connect(kernel_id, frontend.session)
     got = hear_idle_of(again, msg_id)

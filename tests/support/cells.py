@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import pytest
 
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_messages import BUSY, IDLE
+
 from . import KERNEL_PATH
 from .kernel_processes import start_classic
-from .raw_client import BUSY, IDLE, Client, parse, receive
 
 
 def defect(what: str) -> pytest.MarkDecorator:
@@ -40,7 +42,9 @@ class CellResult(NamedTuple):
         return bundles[0]["text/plain"] if bundles else None
 
 
-def start_kernel_class(kernel_class, context, tmp_path, start, *arguments, **environment) -> Client:
+def start_kernel_class(
+    kernel_class, context, tmp_path, start, *arguments, **environment
+) -> RawClient:
     """Start a kernel class in a process of its own; return a client that knows the process."""
     processes = []
 
@@ -50,7 +54,7 @@ def start_kernel_class(kernel_class, context, tmp_path, start, *arguments, **env
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         processes.append(start(path, *words, **quiet, **KERNEL_PATH, **environment))
 
-    client = Client(context, start_classic(tmp_path, start_it))
+    client = RawClient(context, start_classic(tmp_path, start_it))
     [client.process] = processes
     return client
 
@@ -60,7 +64,7 @@ def begin_cell(client, code, says="asleep", **content) -> str:
     msg_id = client.execute(code, **content)
     heard = ""
     while says not in heard:
-        got = client.publication()
+        got = client.receive_publication()
         assert got["parent_header"]["msg_id"] == msg_id
         heard += got["content"].get("text", "")
     return msg_id
@@ -70,11 +74,11 @@ def run_cell(client, code, answers=(), **content) -> CellResult:
     """Execute a cell to its end; ``answers`` are typed in when it asks."""
     msg_id = client.execute(code, allow_stdin=bool(answers), **content)
     for answer in answers:
-        asked = parse(receive(client.stdin), client.key)
+        asked = client.receive_on("stdin")
         assert asked["parent_header"]["msg_id"] == msg_id
         client.send("input_reply", {"value": answer}, "stdin")
-    reply = client.reply(msg_id)["content"]
-    busy, *published, idle = client.transcript(msg_id)
+    reply = client.receive_reply(msg_id)["content"]
+    busy, *published, idle = client.receive_until_idle(msg_id)
     assert (busy, idle) == (BUSY, IDLE)
     if published and published[0][0] == "execute_input":
         assert published.pop(0)[1]["code"] == code
@@ -83,7 +87,7 @@ def run_cell(client, code, answers=(), **content) -> CellResult:
 
 def finish_cell(client, msg_id) -> CellResult:
     """Wait for the end of a cell that `begin_cell` began; what it said before is not repeated."""
-    reply = client.reply(msg_id)["content"]
-    *published, idle = client.transcript(msg_id)
+    reply = client.receive_reply(msg_id)["content"]
+    *published, idle = client.receive_until_idle(msg_id)
     assert idle == IDLE
     return CellResult(reply, published)

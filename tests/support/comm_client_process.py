@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import zmq
-from raw_client import message, parse, url
+
+from echokernel.conformance.raw_messages import build_message, endpoint, parse_message
 
 
 def main(path: str, comm_id: str, target: str, *topics: str) -> None:
@@ -23,14 +24,16 @@ def main(path: str, comm_id: str, target: str, *topics: str) -> None:
     for topic in topics:
         iopub.subscribe(topic)
     for peer, channel in ((shell, "shell"), (iopub, "iopub")):
-        peer.connect(url(connection, channel))
+        peer.connect(endpoint(connection, channel))
     waiting = set(topics)
     while waiting:
-        got = parse(iopub.recv_multipart(), connection["key"])
+        got = parse_message(iopub.recv_multipart(), connection["key"])
         waiting.discard(got["content"].get("subscription"))
 
     def send(msg_type: str, content: dict) -> None:
-        shell.send_multipart(message(msg_type, content, key=connection["key"], session=session)[1])
+        shell.send_multipart(
+            build_message(msg_type, content, key=connection["key"], session=session)[1]
+        )
 
     if target:
         send("comm_open", {"comm_id": comm_id, "target_name": target, "data": {}})
@@ -38,7 +41,7 @@ def main(path: str, comm_id: str, target: str, *topics: str) -> None:
         send("comm_msg", {"comm_id": comm_id, "data": ask})
     print("ready", flush=True)
     while True:
-        got = parse(iopub.recv_multipart(), connection["key"])
+        got = parse_message(iopub.recv_multipart(), connection["key"])
         if got["content"].get("comm_id") == comm_id:
             data = got["content"]["data"]
             print(data.get("method") or data.get("number") or got["msg_type"], flush=True)

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 
+from echokernel.conformance.raw_client import RawClient
+
 from . import KERNEL_PATH
 from .kernel_processes import start_classic
-from .raw_client import Client, parse, receive
 from .waits import DEADLINE, poll_until
 
 HERE = os.path.dirname(__file__)
@@ -22,7 +23,7 @@ COMM_KERNEL = "support.comm_kernels:CommKernel"
 _ids = itertools.count(1)
 
 
-class CommClient(Client):
+class CommClient(RawClient):
     """A client that hears comms; it skips on IOPub what it does not look for."""
 
     welcomed: tuple = ()
@@ -40,14 +41,14 @@ class CommClient(Client):
     def next(self, wanted, timeout: float = DEADLINE) -> dict:
         """Return the next message on IOPub for which ``wanted(message)`` is true."""
         while True:
-            got = parse(receive(self.iopub, timeout), self.key)
+            got = self.receive_on("iopub", timeout)
             if wanted(got):
                 return got
 
-    def reply(self, msg_id: str, channel: str = "shell", timeout: float = DEADLINE) -> dict:
+    def receive_reply(self, msg_id: str, channel: str = "shell", timeout: float = DEADLINE) -> dict:
         """Return the reply to a request; those to earlier ones are of no interest here."""
         while True:
-            got = parse(receive(getattr(self, channel), timeout), self.key)
+            got = self.receive_on(channel, timeout)
             if got["parent_header"]["msg_id"] == msg_id:
                 return got
 
@@ -104,7 +105,7 @@ class CommClient(Client):
     def comms(self) -> set[str]:
         """Return the ids of the open comms."""
         msg_id = self.send("comm_info_request", {}, "control")
-        return set(self.reply(msg_id, "control")["content"]["comms"])
+        return set(self.receive_reply(msg_id, "control")["content"]["comms"])
 
 
 class Observer(CommClient):
@@ -220,30 +221,3 @@ class TcpProxy:
         self._listener.close()
         self.cut(let_in=True)
         self.open()
-
-
-class ZmtpPeer:
-    """A bare SUB peer that sends what it wants; libzmq's own filter what was never subscribed."""
-
-    def __init__(self, port: int):
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
-        mechanism = b"NULL".ljust(20, b"\0")
-        self._socket.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism + bytes(32))
-        self._read(64)
-        ready = b"\x05READY\x0bSocket-Type" + (3).to_bytes(4, "big") + b"SUB"
-        self._socket.sendall(bytes([4, len(ready)]) + ready)
-        self._read(self._read(2)[1])
-
-    def _read(self, size: int) -> bytes:
-        got = b""
-        while len(got) < size:
-            more = self._socket.recv(size - len(got))
-            assert more, "the kernel has closed the connection"
-            got += more
-        return got
-
-    def send(self, frame: bytes) -> None:
-        self._socket.sendall(bytes([0, len(frame)]) + frame)
-
-    def close(self) -> None:
-        self._socket.close()

@@ -10,7 +10,8 @@ import comm
 
 from echokernel.kernel import EchoKernel
 from echokernel.protocol.errors import CommError
-from support.scripted_kernels import print_line
+
+from .scripted_kernels import print_line
 
 
 class CommKernel(EchoKernel):

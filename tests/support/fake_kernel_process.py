@@ -10,7 +10,7 @@ as the startup file requires, and echoes heartbeats until its parent ends. Habit
 - ``registers-twice``, ``registers-for=ID``, ``bad-signature``: how it registers.
 - ``dies-if=FILE``: at once, with status 7, if that file exists.
 
-Written against the texts, as ``raw_client``: nothing here imports echokernel.
+Written against the texts, as ``conformance.raw_messages``: nothing of the launcher is imported.
 """
 
 import json
@@ -19,7 +19,8 @@ import sys
 import threading
 
 import zmq
-from raw_client import CHANNELS, signed_frame
+
+from echokernel.conformance.raw_messages import CHANNELS, sign_frames
 
 
 def parent_is_gone(first, pause=0.1):
@@ -40,9 +41,9 @@ def register(context, keys, ports, habits):
         key = "wrong" if "bad-signature" in habits else keys["key"]
         peer = context.socket(zmq.DEALER)
         peer.connect(f"tcp://{ip}:{keys['registration_port']}")
-        peer.send_multipart(signed_frame(key, json.dumps(body).encode()))
+        peer.send_multipart(sign_frames(key, json.dumps(body).encode()))
         if number == 0 and len(habits) == habits.count("registers-twice"):
-            assert peer.recv_multipart() == signed_frame(keys["key"], b"ACK")
+            assert peer.recv_multipart() == sign_frames(keys["key"], b"ACK")
 
 
 def main(startup_file, notes, *habits):

@@ -7,7 +7,9 @@ import uuid
 
 import zmq
 
-from support.raw_client import CHANNELS, KEY, message, parse
+from echokernel.conformance.raw_messages import CHANNELS, build_message, parse_message
+
+from .kernel_processes import KEY
 
 EVENT_TIME = 100  # milliseconds after which the thread looks whether it should end
 
@@ -70,13 +72,13 @@ class FakeKernel:
 
     def _answer(self, shell):
         peer, *frames = shell.recv_multipart()
-        request = parse(frames)
+        request = parse_message(frames, KEY)
         assert request["msg_type"] == "kernel_info_request"
         self.requests += 1
         audible = self.requests > self.silent_for
         if audible:
             self.publish("status", {"execution_state": "busy"}, request["header"])
-        frames = self.message("kernel_info_reply", self.info, request["header"])
+        frames = self._build_message("kernel_info_reply", self.info, request["header"])
         shell.send_multipart([peer, *frames])
         if audible:
             self.publish("status", {"execution_state": "idle"}, request["header"])
@@ -86,15 +88,15 @@ class FakeKernel:
         self.joined.append(event)
         if self.welcomes and event[:1] == b"\x01":
             topic = event[1:]
-            frames = self.message("iopub_welcome", {"subscription": topic.decode()})
+            frames = self._build_message("iopub_welcome", {"subscription": topic.decode()})
             xpub.send_multipart([topic, *frames] if topic else frames)
 
     def publish(self, msg_type, content, parent=None):
-        frames = self.message(msg_type, content, parent)
+        frames = self._build_message(msg_type, content, parent)
         if self.forged:
             self.forged = False  # one is enough, and a reader meets no other one later
             self._sockets["iopub"].send_multipart([frames[0], b"forged", *frames[2:]])
         self._sockets["iopub"].send_multipart(frames)
 
-    def message(self, msg_type, content, parent=None):
-        return message(msg_type, content, session=self.session, parent=parent)[1]
+    def _build_message(self, msg_type, content, parent=None):
+        return build_message(msg_type, content, session=self.session, parent=parent, key=KEY)[1]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpecManager
 
-from .raw_client import KEY
 from .waits import DEADLINE, poll_until
+
+KEY = "a-very-secret-key-of-the-tests"
 
 
 class KernelProcess:

@@ -11,8 +11,7 @@ from jupyter_core.utils import ensure_event_loop
 from .kernelspecs import handshake_metadata
 from .waits import DEADLINE
 
-HERE = os.path.dirname(__file__)
-FAKE_KERNEL = os.path.join(HERE, "fake_kernel_process.py")
+FAKE_KERNEL = os.path.join(os.path.dirname(__file__), "fake_kernel_process.py")
 
 SPY = """
 import json, os, shutil, stat, sys

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from echokernel.conformance.raw_messages import BUSY, IDLE
+
 from . import KERNEL_PATH, optional
 from .kernelspecs import handshake_metadata, write_kernelspec
 from .ports import free_port, free_range
-from .raw_client import BUSY, IDLE
 from .waits import DEADLINE, poll_until
 
 websocket = optional.module("websocket")  # jupyter_server brings it

@@ -10,14 +10,16 @@ import pytest
 import zmq
 from jupyter_client import KernelManager
 from jupyter_client.manager import start_new_kernel
-from support.kernel_processes import mode_of
+from support.kernel_processes import KEY, mode_of
 from support.kernelspecs import handshake_metadata
 from support.managers import echoes, stop_manager
 from support.ports import free_range
 from support.programs import run_python
-from support.raw_client import BUSY, CHANNELS, IDLE, KEY, Client, Launcher, message, signed_frame
 from support.waits import wait_for_exit
 
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_launcher import RawLauncher
+from echokernel.conformance.raw_messages import BUSY, CHANNELS, IDLE, build_message, sign_frames
 from echokernel.protocol.errors import BadSignature, MalformedMessage
 from echokernel.testing.fake_launcher import FakeLauncher, Fault
 
@@ -89,7 +91,7 @@ def test_ark_started_the_classic_way(kernelspecs):
 
 def test_ark_refuses_five_ports_and_a_registration_port(start_ark, context, tmp_path):
     """Trap 12: such a file is a connection file for ark, whose launcher would wait for ever."""
-    keys = Launcher(context, tmp_path, "handshake-request").keys()
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
     ports = {f"{name}_port": 0 for name in CHANNELS}
     panics(start_ark({**keys, **ports}), "five ports and a registration_port")
 
@@ -97,12 +99,12 @@ def test_ark_refuses_five_ports_and_a_registration_port(start_ark, context, tmp_
 @pytest.mark.parametrize("port", ["5000", 70000, -1, 1.5, True, None])
 def test_ark_wants_a_u16(port, start_ark, context, tmp_path):
     """Trap 12: a numeric string, which xeus needs, is none."""
-    keys = Launcher(context, tmp_path, "handshake-request").keys()
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
     panics(start_ark({**keys, "registration_port": port}), "u16")
 
 
 def test_ark_wants_a_file_that_it_can_read(start_ark, context, tmp_path):
-    keys = Launcher(context, tmp_path, "handshake-request").keys()
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
     panics(start_ark("{"), "cannot be read")
     panics(start_ark("[]"), "has no transport")
     panics(start_ark({name: value for name, value in keys.items() if name != "key"}), "has no key")
@@ -110,34 +112,36 @@ def test_ark_wants_a_file_that_it_can_read(start_ark, context, tmp_path):
 
 def test_ark_on_the_wire(start_ark, context, tmp_path):
     """Integer ports, no kernel_id, a REQ; then a welcome, by an independent reader."""
-    launcher = Launcher(context, tmp_path, "handshake-request")
-    process = start_ark(launcher.keys())
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
+    process = start_ark(launcher.build_file())
     connection = launcher.receive_registration()
-    launcher.give_receipt()
-    client = Client(context, connection)
-    assert client.ask("kernel_info_request", {})["implementation"] == "fake-ark"
+    launcher.send_receipt()
+    client = RawClient(context, connection)
+    assert client.request("kernel_info_request", {})["implementation"] == "fake-ark"
     heart = client.connect("hb", zmq.REQ)
     heart.send(b"beat")
     assert heart.recv() == b"beat"
     msg_id = client.send("shutdown_request", {"restart": False}, "control")
-    assert client.reply(msg_id, "control")["content"] == {"status": "ok", "restart": False}
-    assert client.transcript(msg_id) == [BUSY, IDLE]
+    assert client.receive_reply(msg_id, "control")["content"] == {"status": "ok", "restart": False}
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
     assert process.wait(20) == 0
     client.close()
 
 
 def test_ark_ends_without_a_good_reply(start_ark, context, tmp_path):
-    launcher = Launcher(context, tmp_path, "handshake-request")
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
     for answer, words in (
         (None, "no handshake_reply within 0.5 s"),
-        (launcher.receipt(key="another key"), "cannot be read"),
-        (launcher.receipt(status="error"), "'error'"),
+        (launcher.build_receipt(key="another key"), "cannot be read"),
+        (launcher.build_receipt(status="error"), "'error'"),
     ):
-        process = start_ark(launcher.keys(), *([] if answer else ["--receipt-timeout", "0.5"]))
+        process = start_ark(
+            launcher.build_file(), *([] if answer else ["--receipt-timeout", "0.5"])
+        )
         launcher.receive_registration()
         if answer is None:
             panics(process, words)
-            launcher.give_receipt()  # a REP must answer before it receives again
+            launcher.send_receipt()  # a REP must answer before it receives again
         else:
             launcher.send(answer)
             panics(process, words)
@@ -145,10 +149,10 @@ def test_ark_ends_without_a_good_reply(start_ark, context, tmp_path):
 
 def test_ark_leaves_when_nobody_subscribes(start_ark, context, tmp_path):
     """SPEC 7: though its launcher answered."""
-    launcher = Launcher(context, tmp_path, "handshake-request")
-    process = start_ark(launcher.keys(), "--subscriber-timeout", "0.5")
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
+    process = start_ark(launcher.build_file(), "--subscriber-timeout", "0.5")
     launcher.receive_registration()
-    launcher.give_receipt()
+    launcher.send_receipt()
     panics(process, "nobody subscribed on IOPub within 0.5 s")
 
 
@@ -206,7 +210,7 @@ def test_a_good_launcher(fake, start, context, tmp_path):
     ports = fake.receive_registration()
     assert len(set(ports.values())) == 5
     fake.answer()
-    client = Client(context, {"transport": "tcp", "ip": "127.0.0.1", "key": KEY, **ports})
+    client = RawClient(context, {"transport": "tcp", "ip": "127.0.0.1", "key": KEY, **ports})
     client.shut_down()
     assert process.wait_for_end()[0] == 0
     client.close()
@@ -236,13 +240,17 @@ def test_what_a_fake_launcher_does_not_accept(context):
     strings = {name: str(port) for name, port in ports.items()}
     good = {**strings, "kernel_id": FakeLauncher.KERNEL_ID}
     for form, frames, error in (
-        ("signed-frame", signed_frame(KEY, json.dumps({**good, **ports}).encode()), AssertionError),
-        ("signed-frame", signed_frame(KEY, json.dumps(strings).encode()), AssertionError),
-        ("signed-frame", signed_frame("x", json.dumps(good).encode()), BadSignature),
+        ("signed-frame", sign_frames(KEY, json.dumps({**good, **ports}).encode()), AssertionError),
+        ("signed-frame", sign_frames(KEY, json.dumps(strings).encode()), AssertionError),
+        ("signed-frame", sign_frames("x", json.dumps(good).encode()), BadSignature),
         ("signed-frame", [b"<IDS|MSG>"], MalformedMessage),
-        ("handshake-request", message("handshake_request", strings)[1], AssertionError),
-        ("handshake-request", message("another_request", ports)[1], AssertionError),
-        ("handshake-request", message("handshake_request", ports, key="x")[1], BadSignature),
+        (
+            "handshake-request",
+            build_message("handshake_request", strings, key=KEY)[1],
+            AssertionError,
+        ),
+        ("handshake-request", build_message("another_request", ports, key=KEY)[1], AssertionError),
+        ("handshake-request", build_message("handshake_request", ports, key="x")[1], BadSignature),
     ):
         with FakeLauncher(form, key=KEY) as launcher:
             kernel = context.socket(zmq.DEALER if form == "signed-frame" else zmq.REQ)

@@ -11,10 +11,11 @@ from support.comm_clients import (
     CommClient,
     Observer,
     TcpProxy,
-    ZmtpPeer,
     start_comm_kernel,
 )
 from support.waits import poll_until, read_when_written
+
+from echokernel.conformance.raw_zmtp import ZmtpPeer
 
 GRACE = "--comm-grace-period=0.3"
 LONG_GRACE = "--comm-grace-period=8"
@@ -370,7 +371,7 @@ def test_ten_thousand_at_once(kernel, context, tmp_path):
     msg_id = client.execute("count_closed")
     client.comms()  # by the same network thread: the execute is on its way
     gate.touch()
-    client.reply(msg_id)
+    client.receive_reply(msg_id)
     text = client.next(lambda m: m["msg_type"] == "stream")["content"]["text"]
     assert int(text) < count, "the cell did not wait for the last of them"
     client.closed(f"many-{count - 1}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from support.comm_clients import CommClient, Observer, start_comm_kernel
-from support.raw_client import message
 from support.waits import read_when_written
+
+from echokernel.conformance.raw_messages import build_message
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_what_is_no_json_rpc_comes_back(target, client):
     """The same data and buffers, on the comm's own topic."""
     client.open("one", target)
     content = {"comm_id": "one", "data": {"a": [1, None, "ü"]}}
-    msg_id, frames = message("comm_msg", content, key=client.key, session=client.session)
+    msg_id, frames = build_message("comm_msg", content, key=client.key, session=client.session)
     client.shell.send_multipart([*frames, b"\0raw", b""])
     _, back, _ = client.idle(msg_id)
     assert (back["msg_type"], back["content"]) == ("comm_msg", content)
@@ -246,14 +247,14 @@ class TestACellThatAsks:
         onlooker = Observer(context, connection)
         client.asked("one")
         client.iopub.close()
-        client.reply(asking)  # the cell has ended
+        client.receive_reply(asking)  # the cell has ended
         onlooker.sees()
         onlooker.close()
 
     def test_is_interrupted(self, asking, client):
         client.asked("one")
         client.send("interrupt_request", {}, "control")
-        assert client.reply(asking)["content"]["ename"] == "KeyboardInterrupt"
+        assert client.receive_reply(asking)["content"]["ename"] == "KeyboardInterrupt"
 
 
 def test_a_timeout_that_the_caller_chose(client):

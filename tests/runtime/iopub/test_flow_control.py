@@ -8,8 +8,9 @@ import pytest
 import zmq
 from support import KERNEL_PATH, SMALL_QUEUES
 from support.kernel_processes import start_classic
-from support.raw_client import IDLE, Client, parse, receive, url
 
+from echokernel.conformance.raw_client import RawClient, receive_frames
+from echokernel.conformance.raw_messages import IDLE, endpoint, parse_message
 from echokernel.runtime.iopub.flow_control import slow_readers
 from echokernel.runtime.iopub.flow_control.missed import MISSED, Missed
 
@@ -35,7 +36,7 @@ def kernel(context, tmp_path, start, request):
         words = ("--kernel-class", "support.scripted_kernels:ScriptedKernel", *arguments)
         process.append(start(file, *words, **path))
 
-    made = Client(context, start_classic(tmp_path, start_kernel), topics=())
+    made = RawClient(context, start_classic(tmp_path, start_kernel), topics=())
     made.process = process[0]
     yield made
     made.close()
@@ -44,7 +45,7 @@ def kernel(context, tmp_path, start, request):
 def execute_to_reply(client, code):
     """Execute; return the request's id as soon as it is answered."""
     msg_id = client.execute(code)
-    assert client.reply(msg_id, timeout=PATIENT)["content"]["status"] == "ok"
+    assert client.receive_reply(msg_id, timeout=PATIENT)["content"]["status"] == "ok"
     return msg_id
 
 
@@ -52,10 +53,10 @@ class Reader:
     """A subscriber to everything, that counts what it has read."""
 
     def __init__(self, client, rcvhwm=10, topic=b"", welcomed=True):
-        self.socket = client._context.socket(zmq.SUB)
+        self.socket = client.context.socket(zmq.SUB)
         self.socket.rcvhwm = rcvhwm
         self.socket.subscribe(topic)
-        self.socket.connect(url(client.connection, "iopub"))
+        self.socket.connect(endpoint(client.connection, "iopub"))
         self.key = client.key
         self.idle = set()
         self.comms = []
@@ -65,7 +66,7 @@ class Reader:
             self.expect_welcome()
 
     def expect_welcome(self):
-        while parse(receive(self.socket), self.key)["msg_type"] != "iopub_welcome":
+        while parse_message(receive_frames(self.socket), self.key)["msg_type"] != "iopub_welcome":
             pass  # another's `starting` can come before
 
     def displays(self, msg_id):
@@ -88,12 +89,12 @@ class Reader:
         return self.notices
 
     def read(self):
-        frames = receive(self.socket, PATIENT)  # what is dropped has to be made, too
+        frames = receive_frames(self.socket, PATIENT)  # what is dropped has to be made, too
         header, parent_header = frames[-4], frames[-3]
         if b'"display_data"' in header:  # a hundred thousand of them: not worth a look
             self._displays[parent_header] += 1
             return
-        got = parse(frames, self.key)
+        got = parse_message(frames, self.key)
         parent = got["parent_header"].get("msg_id")
         if got["msg_type"] == "comm_msg":
             self.comms.append(got["content"]["data"]["text"])
@@ -146,7 +147,7 @@ def test_a_client_whose_own_queue_is_long(others, kernel):
     for reader in readers:
         reader.read_until_idle(flood)
         assert reader.displays(flood) == 200_000
-    assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
+    assert kernel.receive_reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     later = [execute_to_reply(kernel, "display_many 3") for _ in range(20)]
     sleeper.read_until_idle(later[-1])
     assert {flood, *later} <= sleeper.idle
@@ -160,7 +161,7 @@ def test_others_lose_nothing(kernel):
     flood = kernel.execute(f"display_many {MORE_THAN_THE_BOUND}")
     reading = threading.Thread(target=reader.read_until_idle, args=(flood,))
     reading.start()
-    assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
+    assert kernel.receive_reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     reading.join(PATIENT)
     assert reader.displays(flood) == MORE_THAN_THE_BOUND
     later = [execute_to_reply(kernel, f"display_many {number}") for number in range(20)]
@@ -238,7 +239,7 @@ def test_memory_is_bounded(others, kernel):
     flood = kernel.execute(f"display_many 500 {MB}")
     for reader in readers:
         reader.read_until_idle(flood)
-    assert kernel.reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
+    assert kernel.receive_reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     assert process.memory_info().rss - before < 450 * MB
     after = execute_to_reply(kernel, "tell_a_comm after")
     sleeper.read_until_idle(after)

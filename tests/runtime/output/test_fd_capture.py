@@ -8,7 +8,8 @@ import pytest
 from support import KERNEL_PATH
 from support.cells import run_cell
 from support.kernel_processes import start_classic
-from support.raw_client import Client
+
+from echokernel.conformance.raw_client import RawClient
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def started(context, tmp_path, start):
             )
             process.append(start(path, *words, **KERNEL_PATH))
 
-        made.append(Client(context, start_classic(tmp_path, start_kernel)))
+        made.append(RawClient(context, start_classic(tmp_path, start_kernel)))
         made[-1].process = process[0]
         return made[-1]
 
@@ -67,10 +68,10 @@ def test_output_after_the_cell_is_published_too(started, tmp_path):
     client = started()
     os.mkfifo(gate := tmp_path / "gate")
     msg_id = client.execute(f"leave_a_child_behind {gate}")
-    client.reply(msg_id)
-    client.transcript(msg_id)
+    client.receive_reply(msg_id)
+    client.receive_until_idle(msg_id)
     gate.open("w").close()
-    late = client.publication()
+    late = client.receive_publication()
     assert late["content"] == {"name": "stdout", "text": "late\n"}
     assert late["parent_header"]["msg_id"] == msg_id
 
@@ -111,7 +112,7 @@ def test_forked_children(how, status, started, tmp_path):
     _, published = run_cell(client, f"fork {how}")
     assert f"child gone: {status}\n" in text_of(published, "stdout")
     assert run_cell(client, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
-    client.nothing_left()
+    client.expect_nothing_unread()
     assert json.loads((tmp_path / "connection.json").read_text())["shell_port"]
     client.shut_down()
     assert client.process.wait_for_end()[0] == 0
