@@ -2,17 +2,20 @@
 
 import asyncio
 import inspect
-import json
 import os
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import pexpect
 import pytest
 import zmq
-from harness import DEADLINE, KEY, Client, Launcher, Process, wait_until
-from jupyter_core.utils import ensure_event_loop
+from support.consoles import open_console
+from support.kernel_processes import KEY, KernelProcess, start_classic
+from support.kernelspecs import write_kernelspec
+from support.managers import close_event_loop
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_launcher import FORMS, RawLauncher
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,9 +27,6 @@ def pytest_pyfunc_call(pyfuncitem):
     names = inspect.signature(function).parameters
     asyncio.run(function(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
-
-
-FORMS = ("signed-frame", "handshake-request")
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +52,7 @@ def runtime_dir(tmp_path, monkeypatch):
 def synchronous_jupyter():
     """Close the event loop that jupyter_client's synchronous calls leave open in each thread."""
     yield
-    close_loop_of_this_thread()
-
-
-def close_loop_of_this_thread():
-    ensure_event_loop().close()
+    close_event_loop()
 
 
 @pytest.fixture
@@ -81,7 +77,7 @@ def start(tmp_path):
     started = []
 
     def start_kernel(startup_file=None, *arguments, **environment):
-        process = Process(startup_file, {**os.environ, **environment}, *arguments)
+        process = KernelProcess(startup_file, {**os.environ, **environment}, *arguments)
         started.append(process)
         return process
 
@@ -92,12 +88,12 @@ def start(tmp_path):
 
 @pytest.fixture(params=FORMS)
 def launcher(request, context, tmp_path):
-    return Launcher(context, tmp_path, request.param)
+    return RawLauncher(context, tmp_path, request.param, key=KEY)
 
 
 @pytest.fixture
 def signed_frame_launcher(context, tmp_path):
-    return Launcher(context, tmp_path, "signed-frame")
+    return RawLauncher(context, tmp_path, "signed-frame", key=KEY)
 
 
 @pytest.fixture
@@ -106,22 +102,9 @@ def connection(tmp_path, start):
     return start_classic(tmp_path, start)
 
 
-def start_classic(tmp_path, start, *arguments, key=KEY, **keys):
-    path = tmp_path / "connection.json"
-    path.write_text(json.dumps({"key": key, **keys}))
-    path.chmod(0o600)
-    start(path, *arguments)
-
-    def rewritten():
-        found = json.loads(path.read_text())
-        return found if found.get("shell_port") else None
-
-    return wait_until(rewritten, "the kernel has rewritten its connection file")
-
-
 @pytest.fixture
 def client(context, connection):
-    made = Client(context, connection)
+    made = RawClient(context, connection)
     yield made
     made.close()
 
@@ -131,20 +114,7 @@ def kernelspecs(tmp_path, monkeypatch):
     """Make a kernelspec for this test: ``kernelspecs(name, **kernel_json)``."""
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
 
-    def make(name, **spec):
-        folder = tmp_path / "jupyter" / "kernels" / name
-        folder.mkdir(parents=True)
-        spec = {"display_name": name, "language": "test", **spec}
-        (folder / "kernel.json").write_text(json.dumps(spec))
-        return name
-
-    return make
-
-
-def handshake_metadata(**config):
-    """Return what in a kernelspec makes jupyter_client use our provisioner."""
-    provisioner = {"provisioner_name": "handshake-provisioner", "config": config}
-    return {"kernel_provisioner": provisioner}
+    return partial(write_kernelspec, tmp_path / "jupyter" / "kernels")
 
 
 # --- programs of users --------------------------------------------------------------------------
@@ -156,51 +126,10 @@ def console(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "configuration"))
     opened = []
 
-    def open_console(*words):
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "jupyter_console", *words],
-            encoding="utf-8",
-            timeout=3 * DEADLINE,
-            dimensions=(40, 200),
-            cwd=str(tmp_path),
-            env={**os.environ, "TERM": "dumb", "PROMPT_TOOLKIT_NO_CPR": "1"},
-        )
-        opened.append(child)
-        return child
-
-    yield open_console
-    for child in opened:
-        child.close(force=True)
-
-
-@pytest.fixture
-def kernel(server):
-    """Start a kernel on the module's ``server``, by REST: ``kernel(name)`` returns its id."""
-    started = []
-
-    def start(name="echo-handshake"):
-        started.append(server.start_kernel(name))
-        return started[-1]
-
-    yield start
-    for kernel_id in started:
-        server.rest("DELETE", f"api/kernels/{kernel_id}")
-        assert server.processes(kernel_id) == []
-        server.forget_files(kernel_id)
-
-
-@pytest.fixture
-def connect(server):
-    """Connect a frontend: ``connect(kernel_id)``; with the session of an earlier one: a reload."""
-    from servers import Websocket  # needs what not everybody has installed
-
-    opened = []
-
-    def open_websocket(kernel_id, session=None):
-        opened.append(Websocket(server, kernel_id, session))
+    def open_one(*words):
+        opened.append(open_console(*words, cwd=str(tmp_path)))
         return opened[-1]
 
-    yield open_websocket
-    for each in opened:
-        each.close()
+    yield open_one
+    for child in opened:
+        child.close(force=True)

@@ -1,5 +1,6 @@
-"""The checker's room: it looks at kernels, launchers and clients from outside, over the wire.
+"""Black-box peers for kernels and launchers; the checker is built on them.
 
-Nothing here imports the kernel or the launcher: a checker that shares code with what it checks
-shares its mistakes.
+``raw_messages`` builds and parses frames, ``raw_client`` and ``raw_launcher`` exchange them with a
+kernel, and ``raw_zmtp`` sends what libzmq refuses to send. They need neither pytest nor any other
+part of echokernel: code that checks a kernel must not share that kernel's mistakes.
 """

@@ -1,0 +1,50 @@
+"""Comms under jupyter_server: what a browser's page has of them."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+
+import pytest
+from support import optional
+from support.comm_clients import COMM_KERNEL
+from support.kernelspecs import handshake_metadata
+from support.servers import SPEAKS_5_6, Server, Websocket
+from support.waits import read_when_written
+
+optional.module("jupyter_server")
+
+
+@pytest.fixture
+def server(tmp_path):
+    started = Server(tmp_path / "server", "jupyter_server")
+    yield started
+    started.stop()
+
+
+def test_a_browser_refresh_and_the_end(server, tmp_path):
+    """C2: a refresh closes nothing, since the server stays subscribed; C6: shutdown ends all."""
+    argv = [sys.executable, "-m", "echokernel", "--kernel-class", COMM_KERNEL,
+            "--comm-grace-period=0.3", "-f", "{connection_file}"]  # fmt: skip
+    server.kernelspec("comms", argv=argv, metadata=handshake_metadata(), **SPEAKS_5_6)
+    kernel_id = server.start_kernel("comms")
+    session = uuid.uuid4().hex
+    page = Websocket(server, kernel_id, session)
+    page.send("comm_open", {"comm_id": "one", "target_name": "echo", "data": {}})
+    page.tell("one", {"jsonrpc": "2.0", "id": "asking", "method": "ask", "params": [5]})
+    asked = page.hear_data(lambda data: data.get("method") == "answer")["id"]
+    # Much longer than the grace period, and it goes on while there is no page.
+    page.execute("sleep 1")
+    page.close()
+    page = Websocket(server, kernel_id, session)
+    page.run_cell("say the sleep is over")
+    assert page.comms() == {"one"}
+    page.tell("one", {"jsonrpc": "2.0", "id": asked, "result": 6})
+    assert page.hear_data(lambda data: data.get("id") == "asking")["result"] == 6
+    noted = tmp_path / "noted"
+    page.run_cell("open two")
+    page.run_cell(f"ask_until_the_end {noted}")
+    # With the page open: without one the server first unsubscribes, and the kernel may see that.
+    assert server.rest("DELETE", f"api/kernels/{kernel_id}")[0] == 204
+    page.close()
+    assert read_when_written(noted) == "CommDisconnected: the kernel shuts down"

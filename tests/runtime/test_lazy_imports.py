@@ -1,0 +1,62 @@
+"""Packages that load when they are used: nobody sees a difference."""
+
+import json
+
+import pytest
+from support.programs import run_python
+
+BEFORE = (
+    "from echokernel.runtime.lazy_imports import install_lazy_packages; "
+    "install_lazy_packages(); import sys; "
+)
+
+
+def run_code(code):
+    """Run ``code`` in a fresh interpreter; return what it prints, as JSON."""
+    done = run_python("-W", "error", "-c", BEFORE + code)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_is_not_used_is_not_loaded():
+    """The base of kernels needs neither kernel managers nor an interactive shell."""
+    loaded = run_code("import ipykernel.kernelbase, json; print(json.dumps(list(sys.modules)))")
+    assert "ipykernel.kernelbase" in loaded
+    assert "jupyter_client.session" in loaded
+    assert not {"jupyter_client.manager", "IPython.core.interactiveshell"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import jupyter_client; assert jupyter_client.KernelManager",
+        "from jupyter_client import BlockingKernelClient, __version__",
+        "import jupyter_client.session; from jupyter_client import KernelManager",
+        "from IPython import get_ipython; assert get_ipython() is None",
+        "from IPython.display import HTML; import IPython; assert IPython.__version__",
+        "import ipykernel; assert ipykernel.version_info >= (7,)",
+        "from ipykernel import get_connection_file",
+        "import ipykernel; assert not hasattr(ipykernel, 'nothing')",
+        "import ipykernel; assert not hasattr(ipykernel, '__nothing__')",
+        "import importlib, IPython; importlib.reload(IPython)",
+        "import inspect, jupyter_client; assert inspect.getsource(jupyter_client)",
+        "from jupyter_client import *; assert KernelManager",
+    ],
+)
+def test_what_is_used_is_there(code):
+    assert run_code(f"{code}; print('true')") is True
+
+
+def test_threads_that_use_one_at_the_same_time():
+    code = """
+import threading, jupyter_client
+ready, found = threading.Barrier(8), []
+def use():
+    ready.wait()
+    found.append(jupyter_client.KernelManager)
+threads = [threading.Thread(target=use) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len(found))
+"""
+    assert run_code(code) == 8

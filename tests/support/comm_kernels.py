@@ -1,0 +1,125 @@
+"""A kernel for the tests of comms: each cell is the name of a method, with one argument."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import comm
+
+from echokernel.kernel import EchoKernel
+from echokernel.protocol.errors import CommError
+
+from .scripted_kernels import print_line
+
+
+class CommKernel(EchoKernel):
+    """The echo kernel's comms, and cells that use some of their own."""
+
+    implementation = "comms"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.comm_manager.register_target("failing", self.opened_failing)
+        self.comm_manager.register_target("raising", self.opened_raising)
+        self.closed = []
+
+    def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
+        name, _, argument = code.partition(" ")
+        reply = {"status": "ok", "execution_count": self.execution_count,
+                 "payload": [], "user_expressions": {}}  # fmt: skip
+        return getattr(self, name)(argument) or reply
+
+    def say(self, text):
+        print_line(text)
+
+    # --- cells --------------------------------------------------------------------------------
+
+    def note_pid(self, path):
+        with open(path, "w") as noted:
+            noted.write(f"{os.getpid()}")
+
+    def open(self, comm_id):
+        """Open a comm at the frontend."""
+        self.comm = comm.create_comm(target_name="view", comm_id=comm_id)
+
+    def open_persistent(self, comm_id):
+        self.comm = comm.create_comm(target_name="view", comm_id=comm_id, persistent=True)
+
+    def open_many(self, words):
+        """``COUNT GATE``: open comms; the handler of the first to be closed waits for a file."""
+        count, gate = words.split(" ", 1)
+
+        def note(message):
+            self.closed.append(message["content"]["comm_id"])
+            while len(self.closed) == 1 and not os.path.exists(gate):
+                time.sleep(0.01)
+
+        for number in range(int(count)):
+            comm.create_comm(target_name="view", comm_id=f"many-{number}").on_close(note)
+
+    def count_closed(self, _):
+        print_line(len(self.closed))
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(float(seconds))
+        return {"status": "ok", "execution_count": self.execution_count,
+                "payload": [], "user_expressions": {}}  # fmt: skip
+
+    def wait_for(self, path):
+        """Block the main thread until there is a file."""
+        print_line("asleep")
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    def ask(self, timeout):
+        """Ask the frontend, and wait: asked by a plain cell."""
+        try:
+            print_line("asking")
+            answered = self.comm.request_blocking("answer", [1], float(timeout or 60))
+            print_line("answered", answered)
+        except CommError as error:
+            print_line(type(error).__name__, str(error))
+
+    async def ask_in_an_async_cell(self, timeout):
+        try:
+            print_line("asking")
+            answered = await self.comm.request("answer", [1], float(timeout or 60))
+            print_line("answered", answered)
+        except CommError as error:
+            print_line(type(error).__name__, str(error))
+        return {"status": "ok", "execution_count": self.execution_count,
+                "payload": [], "user_expressions": {}}  # fmt: skip
+
+    def ask_in_a_thread(self, _):
+        """Ask from a thread; what comes of it is written by that thread, to a file."""
+        loop = asyncio.get_running_loop()
+        asking = loop.run_in_executor(None, self.comm.request_blocking, "answer", [1])
+        asking.add_done_callback(lambda done: self.say(f"thread {done.result()}"))
+
+    def ask_until_the_end(self, path):
+        """Ask in a task; note in a file how it ended."""
+
+        async def ask():
+            try:
+                await self.comm.request("answer")
+            except CommError as error:
+                with open(path, "w") as noted:
+                    noted.write(f"{type(error).__name__}: {error.reason}")
+
+        self.task = asyncio.create_task(ask())
+
+    # --- targets ------------------------------------------------------------------------------
+
+    def opened_failing(self, opened, message):
+        """A comm whose close handler raises."""
+
+        def fail(message):
+            raise ValueError("in the close handler")
+
+        opened.on_close(fail)
+        opened.on_request("raise", lambda params: 1 / 0)
+
+    def opened_raising(self, opened, message):
+        raise ValueError("in the target")

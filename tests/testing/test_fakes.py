@@ -1,0 +1,273 @@
+"""The public fakes: ark's end under our launcher, faulty launchers above our kernel, both bare."""
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+import zmq
+from jupyter_client import KernelManager
+from jupyter_client.manager import start_new_kernel
+from support.kernel_processes import KEY, mode_of
+from support.kernelspecs import handshake_metadata
+from support.managers import echoes, stop_manager
+from support.ports import free_range
+from support.programs import run_python
+from support.waits import wait_for_exit
+
+from echokernel.conformance.raw_client import RawClient
+from echokernel.conformance.raw_launcher import RawLauncher
+from echokernel.conformance.raw_messages import BUSY, CHANNELS, IDLE, build_message, sign_frames
+from echokernel.protocol.errors import BadSignature, MalformedMessage
+from echokernel.testing.fake_launcher import FakeLauncher, Fault
+
+ARK = [sys.executable, "-m", "echokernel.testing.fake_ark", "-f", "{connection_file}"]
+
+
+# --- the fake of ark ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ark(kernelspecs):
+    return kernelspecs("ark", argv=ARK, metadata=handshake_metadata(handshake="handshake-request"))
+
+
+@pytest.fixture
+def start_ark(tmp_path):
+    """Start the fake on a startup file with these keys; its process and its stderr."""
+    started = []
+
+    def start(keys, *words):
+        path = tmp_path / f"startup-{len(started)}.json"
+        path.write_text(json.dumps(keys) if isinstance(keys, dict) else keys)
+        argv = [word.replace("{connection_file}", str(path)) for word in ARK]
+        started.append(subprocess.Popen([*argv, *words], stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def panics(process, *words):
+    """The end of ark: Rust's status, one line."""
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 101, stderr
+    assert len(stderr.splitlines()) == 1
+    for word in ("fake ark:", *words):
+        assert word in stderr
+    assert KEY not in stderr
+
+
+def test_ark_under_our_launcher(ark):
+    """L2, L6, L7: the other form of the handshake; executes, restarts, shuts down."""
+    manager, client = start_new_kernel(kernel_name=ark)
+    assert client.kernel_info(reply=True, timeout=20)["content"]["implementation"] == "fake-ark"
+    assert echoes(client, "hello")
+    process = psutil.Process(manager.provisioner.pid)
+    assert "registration-" in process.cmdline()[-1]
+    for now in (False, True):
+        manager.restart_kernel(now=now)
+        client.stop_channels()  # ark has no ports that it prefers: clients connect anew
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=20)
+        assert echoes(client, "again")
+    process = psutil.Process(manager.provisioner.pid)
+    stop_manager(manager, client)
+    assert not process.is_running()
+
+
+def test_ark_started_the_classic_way(kernelspecs):
+    """F5, L7: a connection file is one for ark, too."""
+    name = kernelspecs("ark", argv=ARK)
+    manager, client = start_new_kernel(kernel_name=name)
+    assert echoes(client, "hello")
+    stop_manager(manager, client)
+
+
+def test_ark_refuses_five_ports_and_a_registration_port(start_ark, context, tmp_path):
+    """Trap 12: such a file is a connection file for ark, whose launcher would wait for ever."""
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
+    ports = {f"{name}_port": 0 for name in CHANNELS}
+    panics(start_ark({**keys, **ports}), "five ports and a registration_port")
+
+
+@pytest.mark.parametrize("port", ["5000", 70000, -1, 1.5, True, None])
+def test_ark_wants_a_u16(port, start_ark, context, tmp_path):
+    """Trap 12: a numeric string, which xeus needs, is none."""
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
+    panics(start_ark({**keys, "registration_port": port}), "u16")
+
+
+def test_ark_wants_a_file_that_it_can_read(start_ark, context, tmp_path):
+    keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
+    panics(start_ark("{"), "cannot be read")
+    panics(start_ark("[]"), "has no transport")
+    panics(start_ark({name: value for name, value in keys.items() if name != "key"}), "has no key")
+
+
+def test_ark_on_the_wire(start_ark, context, tmp_path):
+    """Integer ports, no kernel_id, a REQ; then a welcome, by an independent reader."""
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
+    process = start_ark(launcher.build_file())
+    connection = launcher.receive_registration()
+    launcher.send_receipt()
+    client = RawClient(context, connection)
+    assert client.request("kernel_info_request", {})["implementation"] == "fake-ark"
+    heart = client.connect("hb", zmq.REQ)
+    heart.send(b"beat")
+    assert heart.recv() == b"beat"
+    msg_id = client.send("shutdown_request", {"restart": False}, "control")
+    assert client.receive_reply(msg_id, "control")["content"] == {"status": "ok", "restart": False}
+    assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
+    assert process.wait(20) == 0
+    client.close()
+
+
+def test_ark_ends_without_a_good_reply(start_ark, context, tmp_path):
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
+    for answer, words in (
+        (None, "no handshake_reply within 0.5 s"),
+        (launcher.build_receipt(key="another key"), "cannot be read"),
+        (launcher.build_receipt(status="error"), "'error'"),
+    ):
+        process = start_ark(
+            launcher.build_file(), *([] if answer else ["--receipt-timeout", "0.5"])
+        )
+        launcher.receive_registration()
+        if answer is None:
+            panics(process, words)
+            launcher.send_receipt()  # a REP must answer before it receives again
+        else:
+            launcher.send(answer)
+            panics(process, words)
+
+
+def test_ark_leaves_when_nobody_subscribes(start_ark, context, tmp_path):
+    """SPEC 7: though its launcher answered."""
+    launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
+    process = start_ark(launcher.build_file(), "--subscriber-timeout", "0.5")
+    launcher.receive_registration()
+    launcher.send_receipt()
+    panics(process, "nobody subscribed on IOPub within 0.5 s")
+
+
+def test_what_ark_says_is_told(kernelspecs):
+    """L4: the launcher's error has what ark said."""
+    argv = [*ARK, "--subscriber-timeout", "x"]
+    kernelspecs("ark", argv=argv, metadata=handshake_metadata(handshake="handshake-request"))
+    manager = KernelManager(kernel_name="ark")
+    with pytest.raises(RuntimeError, match="invalid float value"):
+        manager.start_kernel()
+    manager.context.destroy(linger=0)
+
+
+def test_ark_whose_port_is_taken(start_ark, context):
+    taken = context.socket(zmq.REP)
+    port = taken.bind_to_random_port("tcp://127.0.0.1")
+    low = free_range(4)
+    ports = dict(
+        zip((f"{name}_port" for name in CHANNELS), (port, *range(low, low + 4)), strict=True)
+    )
+    keys = {"transport": "tcp", "ip": "127.0.0.1", "signature_scheme": "hmac-sha256", "key": KEY}
+    panics(start_ark({**keys, **ports}), "cannot bind")
+
+
+def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
+    """Nobody is left with a fake: it sees when it has become an orphan."""
+    kernelspecs("ark", argv=ARK, metadata=handshake_metadata(handshake="handshake-request"))
+    code = (
+        "import os\n"
+        "from jupyter_client.manager import start_new_kernel\n"
+        "manager, client = start_new_kernel(kernel_name='ark')\n"
+        "print(manager.provisioner.pid, manager.connection_file, flush=True)\n"
+        "os._exit(0)"
+    )
+    done = run_python("-c", code)
+    pid, connection_file = done.stdout.split()
+    wait_for_exit(int(pid))
+    os.unlink(connection_file)  # nobody else is there to do it
+
+
+# --- the fake launchers ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["signed-frame", "handshake-request"])
+def fake(request):
+    with FakeLauncher(request.param, key=KEY, late=8) as launcher:
+        yield launcher
+
+
+def test_a_good_launcher(fake, start, context, tmp_path):
+    """H2: our kernel runs under it, in both forms."""
+    file = fake.write_file(tmp_path / "registration.json")
+    assert mode_of(file) == 0o600
+    process = start(file)
+    ports = fake.receive_registration()
+    assert len(set(ports.values())) == 5
+    fake.answer()
+    client = RawClient(context, {"transport": "tcp", "ip": "127.0.0.1", "key": KEY, **ports})
+    client.shut_down()
+    assert process.wait_for_end()[0] == 0
+    client.close()
+
+
+@pytest.mark.parametrize("fault", [each for each in Fault if each is not Fault.NONE])
+def test_faults(fault, fake, start, tmp_path):
+    """H3, H4: whatever is wrong with the launcher, our kernel ends and says why, in one line."""
+    file = fake.write_file(tmp_path / "registration.json")
+    ignored = fault in (Fault.WRONG_SIGNATURE, Fault.MALFORMED)
+    patience = "20" if fault is Fault.REFUSAL else "3" if ignored else "0.7"
+    process = start(file, "--handshake-timeout", patience)
+    fake.receive_registration()
+    fake.answer(fault)
+    status, stderr = process.wait_for_end()
+    assert status == 1
+    assert len(stderr.splitlines()) == 1
+    if fault is Fault.REFUSAL:
+        assert FakeLauncher.REASON in stderr
+    else:
+        assert ("1 invalid answer(s) were ignored" if ignored else "nothing answered") in stderr
+
+
+def test_what_a_fake_launcher_does_not_accept(context):
+    """Its registrations are checked: signature, frames, types, kernel_id."""
+    ports = {f"{name}_port": 5000 + n for n, name in enumerate(CHANNELS)}
+    strings = {name: str(port) for name, port in ports.items()}
+    good = {**strings, "kernel_id": FakeLauncher.KERNEL_ID}
+    for form, frames, error in (
+        ("signed-frame", sign_frames(KEY, json.dumps({**good, **ports}).encode()), AssertionError),
+        ("signed-frame", sign_frames(KEY, json.dumps(strings).encode()), AssertionError),
+        ("signed-frame", sign_frames("x", json.dumps(good).encode()), BadSignature),
+        ("signed-frame", [b"<IDS|MSG>"], MalformedMessage),
+        (
+            "handshake-request",
+            build_message("handshake_request", strings, key=KEY)[1],
+            AssertionError,
+        ),
+        ("handshake-request", build_message("another_request", ports, key=KEY)[1], AssertionError),
+        ("handshake-request", build_message("handshake_request", ports, key="x")[1], BadSignature),
+    ):
+        with FakeLauncher(form, key=KEY) as launcher:
+            kernel = context.socket(zmq.DEALER if form == "signed-frame" else zmq.REQ)
+            kernel.connect(f"tcp://127.0.0.1:{launcher.port}")
+            kernel.send_multipart(frames)
+            with pytest.raises(error):
+                launcher.receive_registration()
+            kernel.close(linger=0)
+
+
+def test_a_fake_launcher_that_hears_nothing():
+    with FakeLauncher("signed-frame") as launcher, pytest.raises(TimeoutError, match=r"0\.1 s"):
+        launcher.receive_registration(timeout=0.1)
+    with pytest.raises(ValueError, match="must be one of signed-frame, handshake-request"):
+        FakeLauncher("bogus")
+
+
+def test_a_fault_that_is_unknown():
+    with pytest.raises(ValueError, match="bogus"):
+        Fault("bogus")
