@@ -84,7 +84,8 @@ CLIENTS = {  # distribution: (what it is called, its tests)
 
 def run(names, report):
     """Run the tests, and write what became of them into the file ``report``."""
-    nodes = [f"tests/{name.replace('::', '.py::')}" for name in names]
+    modules = {path.stem: path for path in (HERE / "tests").rglob("test_*.py")}
+    nodes = [f"{modules[module]}::{test}" for module, _, test in (n.partition("::") for n in names)]
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *nodes],
         cwd=HERE,
