@@ -1,10 +1,10 @@
-"""Stock clients on our kernel: ``python docs/clients_table.py`` runs them and prints the table.
+"""Stock clients on echokernel's kernel: ``python docs/clients_table.py`` prints the table.
 
-A cell is what became of the tests that are named here, which drive the installed program from
-outside; the column says what they show. An empty cell: nothing to show there, or no test.
+A cell is "yes" if the tests that are named here passed. They drive the installed program from
+outside. A cell without tests is empty.
 
-``python docs/clients_table.py REPORT`` runs nothing: it reads what ``pytest --junitxml=REPORT``
-has written.
+``python docs/clients_table.py REPORT`` runs no test: it reads a report of
+``pytest --junitxml=REPORT``.
 """
 
 import os
@@ -23,7 +23,7 @@ COLUMNS = {
     "stolen": "restart while a port is stolen",
     "cause": "says why a kernel died at its start",
 }
-CLIENTS = {  # distribution: (what it is called, its tests)
+CLIENTS = {  # distribution: (label, tests)
     "jupyter_console": (
         "`jupyter console`",
         {
@@ -83,30 +83,31 @@ CLIENTS = {  # distribution: (what it is called, its tests)
 
 
 def run(names, report):
-    """Run the tests, and write what became of them into the file ``report``."""
-    nodes = [f"tests/{name.replace('::', '.py::')}" for name in names]
+    """Run the tests, and write their results into the file ``report``."""
+    modules = {path.stem: path for path in (HERE / "tests").rglob("test_*.py")}
+    nodes = [f"{modules[module]}::{test}" for module, _, test in (n.partition("::") for n in names)]
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *nodes],
         cwd=HERE,
-        env={**os.environ, "ECHOKERNEL_TEST_EVERYTHING": "1"},  # nothing is left out unseen
+        env={**os.environ, "ECHOKERNEL_TEST_EVERYTHING": "1"},  # an absent program is a failure
         stdout=sys.stderr,
         check=False,
     )
 
 
 def read(report):
-    """Return {test: whether it passed with all of its parameters}."""
+    """Return {test: True if it passed with all of its parameters}."""
     passed = {}
     for case in ElementTree.parse(report).iter("testcase"):
         module = case.get("classname").rpartition(".")[2]
         name = f"{module}::{case.get('name').partition('[')[0]}"
-        wrong = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
-        passed[name] = passed.get(name, True) and not wrong
+        failed = any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
+        passed[name] = passed.get(name, True) and not failed
     return passed
 
 
 def cell(names, passed):
-    """Return what the table says of these tests."""
+    """Return the text of the cell for these tests."""
     if not names:
         return ""
     return "yes" if all(passed[name] for name in names) else "no"
@@ -127,7 +128,7 @@ def main(report=None):
     print("|---" * (len(COLUMNS) + 1) + "|")
     for distribution, (client, tests) in CLIENTS.items():
         cells = [cell(tests.get(column, []), passed) for column in COLUMNS]
-        print(f"| {client} {version(distribution)}", *(f"| {said}" for said in cells), "|")
+        print(f"| {client} {version(distribution)}", *(f"| {text}" for text in cells), "|")
     return 0 if all(passed[name] for name in names) else 1
 
 

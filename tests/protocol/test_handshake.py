@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support.vectors import params, to_bytes, to_frames
 
 from echokernel.protocol.errors import BadSignature, MalformedMessage
 from echokernel.protocol.handshake import (
@@ -34,7 +33,6 @@ from echokernel.protocol.headers import header
 from echokernel.protocol.startup import CurveKeys, Form, Ports, RegistrationFile
 from echokernel.protocol.wire import DELIMITER, Signer, pack_signed_frame, split
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
 SEED = 66
 KEY, OTHER_KEY = b"a-key-that-nobody-must-see", b"another-key"
@@ -45,22 +43,8 @@ FORMS = pytest.mark.parametrize("form", list(Form), ids=lambda form: form.value)
 KEYS = pytest.mark.parametrize("key", [KEY, b""], ids=["keyed", "keyless"])
 
 
-def vectors(*files: str) -> list:
-    made = []
-    for file in files:
-        data = json.loads((VECTORS / f"{file}.json").read_text())
-        made += [data["defaults"] | one for one in data["vectors"]]
-    return [pytest.param(one, id=f"{one['name']} {'+'.join(one['proves'])}") for one in made]
-
-
-def unhex(frames: list[str]) -> list[bytes]:
-    """``5b*3`` is three times ``5b``; a space joins pieces."""
-    pieces = ([piece.partition("*") for piece in frame.split()] for frame in frames)
-    return [b"".join(bytes.fromhex(h) * int(n or 1) for h, _, n in frame) for frame in pieces]
-
-
 def signer_of(vector: dict) -> Signer:
-    return Signer(bytes.fromhex(vector["key"]), vector["signature_scheme"])
+    return Signer(to_bytes(vector["key"]), vector["signature_scheme"])
 
 
 def head(msg_type: str) -> dict:
@@ -98,11 +82,11 @@ def as_received(receipt: list[bytes]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "vector", vectors("registration-signed-frame", "registration-handshake-request")
+    "vector", params("registration-signed-frame", "registration-handshake-request")
 )
 def test_a_registration_is_its_frames_and_back(vector):
     """H2, L2, L3: at the level of frames, and for a launcher that waits."""
-    signer, frames, form = signer_of(vector), unhex(vector["frames"]), Form(vector["form"])
+    signer, frames, form = signer_of(vector), to_frames(vector["frames"]), Form(vector["form"])
     launch_id = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
     if "error" in vector:
         with pytest.raises(ERRORS[vector["error"]]):
@@ -111,7 +95,7 @@ def test_a_registration_is_its_frames_and_back(vector):
         value = vector["value"]
         registration = Registration(form, Ports.from_keys(value["ports"]), value["kernel_id"])
         assert unpack_registration(frames, signer) == registration
-        if vector.get("both"):
+        if vector.get("both_directions"):
             assert pack_registration(registration, signer, vector.get("header", {})) == frames
         launch_id = value["kernel_id"] or launch_id
     launcher = LauncherHandshake()
@@ -123,11 +107,11 @@ def test_a_registration_is_its_frames_and_back(vector):
         assert (result.launch_id, result.registration) == (launch_id, registration)
 
 
-@pytest.mark.parametrize("vector", vectors("receipt-signed-frame", "receipt-handshake-reply"))
+@pytest.mark.parametrize("vector", params("receipt-signed-frame", "receipt-handshake-reply"))
 def test_a_receipt_is_its_frames_and_back(vector):
     """H3, H4: at the level of frames, and for a kernel that waits."""
-    signer, frames, form = signer_of(vector), unhex(vector["frames"]), Form(vector["form"])
-    kernel = kernel_end(form, bytes.fromhex(vector["key"]))
+    signer, frames, form = signer_of(vector), to_frames(vector["frames"]), Form(vector["form"])
+    kernel = kernel_end(form, to_bytes(vector["key"]))
     kernel.register(PORTS, head(REQUEST))
     kernel.receive(frames)
     if "error" in vector:
@@ -139,8 +123,8 @@ def test_a_receipt_is_its_frames_and_back(vector):
     assert unpack_receipt(frames, signer, form) == Receipt(refusal)
     assert kernel.state is (State.ACCEPTED if refusal is None else State.REFUSED)
     assert (kernel.refusal, kernel.ignored, kernel.done) == (refusal, 0, True)
-    if vector.get("both"):
-        asked = unhex(vector["registration"])
+    if vector.get("both_directions"):
+        asked = to_frames(vector["registration"])
         reply = vector.get("header", {})
         if refusal is None:
             assert pack_receipt(asked, signer, reply) == frames

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from pathlib import Path
 
 import pytest
+from support.vectors import params, to_bytes
 
 from echokernel.protocol.errors import StartupFileError
 from echokernel.protocol.startup import (
@@ -21,7 +21,6 @@ from echokernel.protocol.startup import (
     port_from_digits,
 )
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 KEY = "3a1f7c52-echo-key-9be04d"  # of every vector that has one, as is the curve key pair
 SECRET = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
 KINDS = {"connection": ConnectionFile, "registration": RegistrationFile}
@@ -43,26 +42,10 @@ PROBLEMS = {
 }
 
 
-def vectors(file: str) -> list:
-    data = json.loads((VECTORS / f"{file}.json").read_text())
-    defaults = data.get("defaults", {})
-    made = [defaults | one for one in data["vectors"]]
-    for one in made:
-        one["value"] = defaults.get("value", {}) | one.get("value", {})
-    return [pytest.param(one, id=f"{one['name']} {'+'.join(one['proves'])}") for one in made]
-
-
-def text_of(vector: dict) -> str | bytes:
-    if "text" in vector:
-        return vector["text"]
-    pieces = (piece.partition("*") for piece in vector["hex"].split())
-    return b"".join(bytes.fromhex(h) * int(n or 1) for h, _, n in pieces)
-
-
 def built(vector: dict) -> ConnectionFile | RegistrationFile:
     """The dataclass that a vector's ``value`` describes."""
     value = dict(vector["value"], path=vector["path"])
-    value["key"] = bytes.fromhex(value["key"])
+    value["key"] = to_bytes(value["key"])
     if value["curve"]:
         halves = (value["curve"][f"curve_{half}"].encode() for half in ("publickey", "secretkey"))
         value["curve"] = CurveKeys(*halves)
@@ -73,23 +56,23 @@ def built(vector: dict) -> ConnectionFile | RegistrationFile:
     return KINDS[vector["kind"]](**value)
 
 
-@pytest.mark.parametrize("vector", vectors("startup-connection") + vectors("startup-registration"))
+@pytest.mark.parametrize("vector", params("startup-connection", "startup-registration"))
 def test_a_startup_file_is_one_of_two_types_and_back(vector):
     """F1, F2, F4-F7, H2, H6, L6: by the vectors."""
     text, expected = json.dumps(vector["file"]), built(vector)
     assert parse(text, vector["path"]) == expected
     assert parse(text.encode(), vector["path"]) == expected
-    if vector.get("both"):
+    if vector.get("both_directions"):
         assert expected.to_json() == vector["file"]
     # What we write, we read; whatever the spelling was.
     assert parse(json.dumps(expected.to_json()), vector["path"]) == expected
 
 
-@pytest.mark.parametrize("vector", vectors("startup-malformed"))
+@pytest.mark.parametrize("vector", params("startup-malformed"))
 def test_a_file_that_cannot_be_used_is_refused_by_field_and_problem(vector):
     """F3, F4: one line that names the file, the field and what is wrong; never the key."""
     with pytest.raises(StartupFileError) as caught:
-        parse(text_of(vector), "/run/k.json")
+        parse(to_bytes(vector["text"]), "/run/k.json")
     error = caught.value
     assert (error.path, error.field) == ("/run/k.json", vector["field"])
     assert re.fullmatch(PROBLEMS[vector["problem"]], error.problem)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
+from support.vectors import params, to_bytes, to_frames
 
 from echokernel.protocol.subscriptions import (
     WELCOME,
@@ -18,25 +16,17 @@ from echokernel.protocol.subscriptions import (
 )
 from echokernel.protocol.wire import Signer, pack_message
 
-DATA = json.loads((Path(__file__).parents[1] / "vectors" / "subscriptions.json").read_text())
-HEADER, SIGNER = DATA["defaults"]["header"], Signer(bytes.fromhex(DATA["defaults"]["key"]))
 EVENTS = {"subscribed": Subscribed, "unsubscribed": Unsubscribed}
 
 
-def unhex(frames: list[str]) -> list[bytes]:
-    return [bytes.fromhex(frame) for frame in frames]
-
-
-@pytest.mark.parametrize(
-    "vector", DATA["vectors"], ids=lambda v: f"{v['name']} {'+'.join(v['proves'])}"
-)
+@pytest.mark.parametrize("vector", params("subscriptions"))
 def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector):
     """W2, W3, W4: by the vectors."""
-    event = parse(unhex(vector["frames"]))
+    event = parse(to_frames(vector["frames"]))
     if vector["event"] == "malformed":
         assert isinstance(event, Malformed)
     else:
-        assert event == EVENTS[vector["event"]](bytes.fromhex(vector["topic"]))
+        assert event == EVENTS[vector["event"]](to_bytes(vector["topic"]))
 
     content = welcome_content(event)
     expected = vector["welcome"]
@@ -44,8 +34,9 @@ def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector)
         assert content is None
     else:
         assert content == {"subscription": expected["subscription"]}
-        frames = pack_message(welcome(event, content, HEADER), SIGNER)
-        assert frames == unhex(expected["frames"])
+        signer = Signer(to_bytes(vector["key"]))
+        frames = pack_message(welcome(event, content, vector["header"]), signer)
+        assert frames == to_frames(expected["frames"])
 
 
 @pytest.mark.parametrize(

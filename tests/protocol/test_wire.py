@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
+from support.vectors import params, to_bytes, to_frames
 
 from echokernel.protocol.errors import BadSignature, MalformedMessage
 from echokernel.protocol.headers import header
@@ -23,31 +21,18 @@ from echokernel.protocol.wire import (
     unpack_signed_frame,
 )
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 KEY = b"a-key-that-nobody-must-see"
 ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
-
-
-def vectors(file: str) -> list:
-    data = json.loads((VECTORS / f"{file}.json").read_text())
-    made = [data.get("defaults", {}) | one for one in data["vectors"]]
-    return [pytest.param(one, id=f"{one['name']} {'+'.join(one['proves'])}") for one in made]
-
-
-def unhex(frames: list[str]) -> list[bytes]:
-    """``5b*3`` is three times ``5b``; a space joins pieces."""
-    pieces = ([piece.partition("*") for piece in frame.split()] for frame in frames)
-    return [b"".join(bytes.fromhex(h) * int(n or 1) for h, _, n in frame) for frame in pieces]
 
 
 # --- signatures ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", vectors("signatures"))
+@pytest.mark.parametrize("vector", params("signatures"))
 def test_a_signature_is_the_lower_case_hex_hmac_of_the_frames(vector):
     """H3, L3: by the vectors, RFC 4231's among them; one bit more or less is refused."""
-    signer = Signer(bytes.fromhex(vector["key"]), vector["signature_scheme"])
-    frames, signature = unhex(vector["frames"]), vector["signature"].encode()
+    signer = Signer(to_bytes(vector["key"]), vector["signature_scheme"])
+    frames, signature = to_frames(vector["frames"]), vector["signature"].encode()
     assert signer.sign(frames) == signature
     assert signer.verify(signature, frames)
     for wrong in (b"", signature[:-1], signature + b"0", signature.upper() + b"0", b"\xff"):
@@ -88,16 +73,16 @@ def test_a_signer_does_not_show_its_key():
 # --- messages -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", vectors("messages"))
+@pytest.mark.parametrize("vector", params("messages"))
 def test_a_message_is_its_frames_and_back(vector):
     """K4: a message with a bad signature, or one that does not parse, is refused."""
-    signer, frames = Signer(bytes.fromhex(vector["key"])), unhex(vector["frames"])
+    signer, frames = Signer(to_bytes(vector["key"])), to_frames(vector["frames"])
     if "error" in vector:
         with pytest.raises(ERRORS[vector["error"]]):
             unpack_message(frames, signer)
         return
     value = dict(vector["value"])
-    value |= {name: unhex(value[name]) for name in ("identities", "buffers")}
+    value |= {name: to_frames(value[name]) for name in ("identities", "buffers")}
     message = Message(**value)
     assert unpack_message(frames, signer) == message
     assert pack_message(message, signer) == frames
