@@ -1,9 +1,9 @@
-"""The floor: what the messages of an echo kernel cost when nothing else is done.
+"""The floor: the cost of an echo kernel's messages alone.
 
-A process of its own, one thread, plain pyzmq: verify the request, answer it, signed. No event
-loop, no interrupts, no control channel, no history, so no kernel; only a bound that a kernel in
-Python can come near. Started like a kernel (``python floor.py -f CONNECTION_FILE``) so that every
-measure treats it like one. It ends when it is killed, or when its parent is gone.
+One thread and plain pyzmq verify each request and send the signed answers. There is no event
+loop, no interrupt, no control channel and no history, so this is not a kernel: it is a bound that a
+kernel in Python can approach. It starts like a kernel (``python floor.py -f CONNECTION_FILE``), so
+every measure treats it like one. It exits when its parent process does.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import zmq
 
 DELIMITER = b"<IDS|MSG>"
 PARENT_CHECK = 1000
-"""Milliseconds of silence after which the floor looks whether its parent still lives."""
+"""Milliseconds without a request after which the floor checks that its parent still runs."""
 
 
 class Floor:
-    """The two sockets that a request and its answers need, and the counter of executes."""
+    """The shell and IOPub sockets, and the counter of executes."""
 
     def __init__(self, connection: dict[str, Any]) -> None:
         self._mac = hmac.new(connection["key"].encode(), digestmod=hashlib.sha256)
@@ -37,12 +37,12 @@ class Floor:
         self._iopub = context.socket(zmq.PUB)
         for socket, name in ((self._shell, "shell_port"), (self._iopub, "iopub_port")):
             socket.linger = 0
-            socket.set_hwm(0)  # a pipelined batch must not lose messages here
+            socket.set_hwm(0)  # a pipelined batch must not lose messages
             socket.bind(f"tcp://{connection['ip']}:{connection[name]}")
         self._shell.rcvtimeo = PARENT_CHECK
 
     def serve(self) -> None:
-        """Answer requests until the parent is gone."""
+        """Answer requests until the parent process exits."""
         parent = os.getppid()
         while os.getppid() == parent:
             try:
@@ -52,7 +52,7 @@ class Floor:
             self._answer(frames)
 
     def _answer(self, frames: list[bytes]) -> None:
-        """Answer one request as an echo kernel does: busy, input, output, reply, idle."""
+        """Send what an echo kernel sends: busy, input, output, reply, idle."""
         split = frames.index(DELIMITER)
         signature, *signed = frames[split + 1 : split + 6]
         if not hmac.compare_digest(self._sign(signed), signature):
@@ -61,13 +61,13 @@ class Floor:
         self._publish("status", {"execution_state": "busy"}, request)
         if json.loads(request)["msg_type"] == "execute_request":
             kind, reply = "execute_reply", self._execute(content, request)
-        else:  # the stock client asks for kernel_info, and is content with any dict
+        else:  # jupyter_client requests kernel_info and accepts any dict
             kind, reply = "kernel_info_reply", {"status": "ok", "protocol_version": "5.3"}
         self._shell.send_multipart(frames[:split] + self._message(kind, reply, request))
         self._publish("status", {"execution_state": "idle"}, request)
 
     def _execute(self, content: dict[str, Any], request: bytes) -> dict[str, Any]:
-        """Publish the input and its echo; return the reply's content."""
+        """Publish the input and the echo; return the content of the reply."""
         self._executes += 1
         count, code = self._executes, content["code"]
         self._publish("execute_input", {"code": code, "execution_count": count}, request)
@@ -78,7 +78,7 @@ class Floor:
         self._iopub.send_multipart([kind.encode(), *self._message(kind, content, request)])
 
     def _message(self, kind: str, content: dict[str, Any], request: bytes) -> list[bytes]:
-        """Return the frames of a signed answer; ``request`` is the header that it answers."""
+        """Return the frames of a signed message; ``request`` is the parent header."""
         self._sent += 1
         header = {
             "msg_id": f"{self._session}_{self._sent}",
@@ -99,7 +99,7 @@ class Floor:
 
 
 def main(argv: list[str]) -> None:
-    """Serve at the addresses in the connection file that ``-f`` names."""
+    """Serve at the addresses of the connection file that follows ``-f``."""
     with open(argv[argv.index("-f") + 1], encoding="utf-8") as file:
         connection = json.load(file)
     Floor(connection).serve()

@@ -1,0 +1,38 @@
+"""The marker `abuse`, and a kernel that does what a cell says."""
+
+import os
+
+import pytest
+
+from abuse.peers import start_kernel
+
+EVERYTHING = "ECHOKERNEL_TEST_EVERYTHING"
+""".ci/run sets this environment variable."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", f"abuse: a long test; deselected unless {EVERYTHING} is set or -m is given"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get(EVERYTHING) or config.option.markexpr:
+        return
+    deselected = [item for item in items if item.get_closest_marker("abuse")]
+    if deselected:
+        items[:] = [item for item in items if not item.get_closest_marker("abuse")]
+        config.hook.pytest_deselected(items=deselected)
+
+
+@pytest.fixture
+def kernel(tmp_path, request):
+    """A running `workload_kernel`; a parameter is the list of additional command-line words."""
+    with start_kernel(tmp_path, *getattr(request, "param", ())) as started:
+        yield started
+
+
+@pytest.fixture
+def client(kernel):
+    with kernel.client() as joined:
+        yield joined
