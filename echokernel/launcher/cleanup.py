@@ -63,7 +63,7 @@ class Unfinished:
             return
         self._spawned.wait(SPAWN_TIME)
         if self.process is not None and self.process.poll() is None:
-            kill(self.process)
+            kill_process_group(self.process)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_TIME)
         for path in self.files:
@@ -71,8 +71,8 @@ class Unfinished:
                 os.unlink(path)
 
 
-def kill(process: subprocess.Popen[Any]) -> None:
-    """Kill the process and, where it leads a group of its own, what it has started."""
+def kill_process_group(process: subprocess.Popen[Any]) -> None:
+    """Kill the process and, if it leads a process group, every process of that group."""
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg") and os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)

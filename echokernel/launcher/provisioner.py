@@ -23,8 +23,8 @@ from traitlets import CaselessStrEnum, Float, List, Unicode
 from ..protocol.errors import KernelDied, LaunchError
 from ..protocol.startup import Ports
 from . import selection, settings, strategies
-from .cleanup import Unfinished, kill
-from .handoff import hand_over, hold_in_port_cache
+from .cleanup import Unfinished, kill_process_group
+from .jupyter_client_compat import has_restarter, publish_ports, reserve_ports
 from .launch import Launch, ending
 from .selection import Way
 from .settings import Settings
@@ -265,7 +265,7 @@ class HandshakeProvisioner(LocalProvisioner):
         manager = self._manager
         try:
             attempt.check(ports)
-            info = hand_over(manager, ports, environment.get("JPY_SESSION_NAME"))
+            info = publish_ports(manager, ports, environment.get("JPY_SESSION_NAME"))
         except ValueError as error:
             raise self._launch.error(LaunchError, str(error)) from None
         except OSError as error:
@@ -273,7 +273,7 @@ class HandshakeProvisioner(LocalProvisioner):
             raise self._launch.error(LaunchError, problem) from None
         attempt.hand_over()
         if manager.transport == "tcp":
-            hold_in_port_cache(ports)
+            reserve_ports(ports)
             self.ports_cached = True  # LocalProvisioner gives them back when it cleans up
         self.connection_info = info
         if self._launch.has_taught and self.handshake is None:
@@ -285,9 +285,7 @@ class HandshakeProvisioner(LocalProvisioner):
 
     def _is_autorestart(self) -> bool:
         """Whether a restarter watches this kernel, and found it dead."""
-        manager = self._manager
-        watched = manager.autorestart and getattr(manager, "_restarter", None) is not None
-        return watched and self._found_dead is not None
+        return has_restarter(self._manager) and self._found_dead is not None
 
     def _stay_dead(self, error: Exception, environment: Mapping[str, str]) -> KernelConnectionInfo:
         """Let a failed autorestart look like a kernel that died again, at its old ports.
@@ -299,7 +297,7 @@ class HandshakeProvisioner(LocalProvisioner):
         self.log.error("%s could not be restarted: %s", manager.kernel_name, error)
         self.process = self._found_dead
         ports = Ports.from_keys({name: getattr(manager, name) for name in port_names})
-        self.connection_info = hand_over(manager, ports, environment.get("JPY_SESSION_NAME"))
+        self.connection_info = publish_ports(manager, ports, environment.get("JPY_SESSION_NAME"))
         return self.connection_info
 
     def _conclude(self) -> None:
@@ -311,7 +309,7 @@ class HandshakeProvisioner(LocalProvisioner):
     async def _stop(self) -> None:
         """Kill what was started, and wait until it is gone."""
         if self.process is not None:
-            kill(self.process)
+            kill_process_group(self.process)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.wait(), STOP_TIME)
         self.process = None

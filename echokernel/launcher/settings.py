@@ -8,13 +8,13 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-import zmq
 from jupyter_client.connect import port_names
 from jupyter_client.localinterfaces import is_local_ip
 
 from .. import connection_files
 from ..protocol.endpoints import IPV4_ANY, is_loopback
 from ..protocol.startup import LOOPBACK, CurveKeys, Form, Ports, port_range
+from .jupyter_client_compat import curve_keys
 from .selection import Way
 
 _launches = itertools.count(1)
@@ -104,7 +104,7 @@ def plan(manager: Any, way: Way, settings: Settings, *, keep_ports: bool = True)
         registration_ip=registration_ip,
         advertised_ip=manager.ip if settings.bind_ip else None,
         port_range=port_range(settings.port_range) if settings.port_range else None,
-        curve=_curve_keys(manager),
+        curve=curve_keys(manager),
         preferred_ports=Ports.from_keys(ports),
         connection_file=os.path.abspath(manager.connection_file),
     )
@@ -114,16 +114,3 @@ def connection_file_name(kernel_id: str | None) -> str:
     """Return a path for a connection file that no other kernel uses."""
     path = connection_files.runtime_dir() / f"kernel-{kernel_id or uuid.uuid4()}.json"
     return str(path.with_name(f"kernel-{uuid.uuid4()}.json") if path.exists() else path)
-
-
-def _curve_keys(manager: Any) -> CurveKeys | None:
-    """Return the key pair for the kernel if its manager encrypts, as LocalProvisioner does."""
-    # jupyter_client before 8.9 does not encrypt.
-    policy = getattr(manager, "_transport_encryption_policy", lambda: "disabled")()
-    if policy == "disabled":
-        return None
-    if policy == "auto" and not manager._kernel_supports_curve_encryption():
-        return None
-    if manager.curve_publickey is None:  # else a restart: clients know these keys
-        manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
-    return CurveKeys(manager.curve_publickey, manager.curve_secretkey)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...connection_files import runtime_dir
+from ...launcher.cleanup import kill_process_group
 from ...protocol.wire import JsonObject
 
 BINDS_PER_SECOND = 1500
@@ -79,7 +78,7 @@ class Launcher:
         while not self._done.wait(0.02):
             process = getattr(getattr(self._manager, "provisioner", None), "process", None)
             if process is not None and process.poll() is None:
-                _kill(process)
+                kill_process_group(process)
 
     def _launch(self, way: str, kernel: str) -> JsonObject:
         from jupyter_client.manager import KernelManager
@@ -130,15 +129,6 @@ def cause(error: Exception, stderr: str) -> str:
 def _text_of(stderr: IO[bytes]) -> str:
     stderr.seek(0)
     return stderr.read().decode("utf-8", "replace")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a kernel and what is in its process group, which jupyter_client gives it."""
-    with contextlib.suppress(ProcessLookupError):
-        if os.name == "posix":
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
 
 
 # --- loads --------------------------------------------------------------------------------------
