@@ -153,7 +153,7 @@ class HandshakeProvisioner(LocalProvisioner):
             self._launching = False
             self._found_dead = None
 
-    async def death(self) -> KernelDied | None:
+    async def exit_error(self) -> KernelDied | None:
         """Return why the kernel is not there any more; None while it lives, or if none was started.
 
         For who waits for a kernel that told its ports and ended before it was of use.
