@@ -109,7 +109,7 @@ class ThreadedWelcomeClient(WelcomeMixin, ThreadedKernelClient):
 
 
 def _milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, rounded up: rounding down would turn short waits into a busy loop."""
+    """Return whole milliseconds, rounded up: a wait of 0 ms would be a busy loop."""
     return int(seconds * 1000) + 1
 
 
