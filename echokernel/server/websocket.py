@@ -108,7 +108,7 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         iopub = self.channels["iopub"]
         connected = asyncio.ensure_future(self._wait_for_welcome(iopub, deferred))
 
-        def forward_deferred() -> None:
+        def forward() -> None:
             for frames in deferred:
                 if not iopub.closed():
                     self.handle_outgoing_message(iopub, frames)
@@ -116,9 +116,7 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         # One step later: jupyter_server adds its own callbacks to this future after `nudge` has
         # returned. They replay what was published while the frontend was disconnected, which must
         # come first.
-        connected.add_done_callback(
-            lambda _: asyncio.get_running_loop().call_soon(forward_deferred)
-        )
+        connected.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(forward))
         return connected
 
     def _promises_welcome(self) -> bool:

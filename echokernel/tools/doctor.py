@@ -180,14 +180,14 @@ def chosen_way(kernel_spec: Any, config: JsonObject) -> tuple[str, str]:
     from ..launcher.provisioner import HandshakeProvisioner
 
     provisioner = HandshakeProvisioner(kernel_spec=kernel_spec, **config)
-    choice = selection.choose(kernel_spec, provisioner.handshake, provisioner.rewriters)
-    way = CLASSIC if choice.way is selection.Way.CLASSIC else choice.way.value
+    mode, is_guess = selection.choose(kernel_spec, provisioner.handshake, provisioner.rewriters)
+    way = str(mode)
     if provisioner.handshake is not None:
         return way, f'its config says "handshake": "{provisioner.handshake}"'
-    if choice.way is selection.Way.REWRITE:
+    if mode is selection.StartMode.REWRITE:
         return way, "it is known to write its ports into the connection file"
     why = f"its kernel_protocol_version is {kernel_spec.kernel_protocol_version or 'not given'}"
-    return way, f"{why}; if that fails, another way follows" if choice.is_guess else why
+    return way, f"{why}; if that fails, another way follows" if is_guess else why
 
 
 def _diagnose(spec: JsonObject, environment: Mapping[str, str], diagnosis: Diagnosis) -> None:
