@@ -147,7 +147,8 @@ class HandshakeStrategy(StartStrategy):
             self.wrote_ports = True
             self.failure = (
                 "the kernel does not support the handshake: it wrote its ports into the"
-                " registration file; set `handshake: rewrite` in the kernelspec's provisioner config"
+                " registration file; set `handshake: rewrite` in the provisioner config of its"
+                " kernelspec"
             )
         return None
 
