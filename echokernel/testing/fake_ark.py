@@ -50,7 +50,7 @@ KERNEL_INFO: JsonObject = {
 
 
 class FakeArk:
-    """An echo kernel that starts as ark does. Its sockets are bound immediately; `run` does the rest.
+    """An echo kernel that starts as ark does. Its sockets are bound here; `run` does the rest.
 
     Args:
         file: the content of the startup file.
