@@ -1,14 +1,15 @@
-"""Clients that wait for the welcome. The names below are public: users set them in settings.
+"""Clients that wait for the welcome (JEP 65). The names below are public: users set them in
+settings.
 
-===========================  ======================================================
-`BlockingWelcomeClient`      is a jupyter_client ``BlockingKernelClient``
-`AsyncWelcomeClient`         is an ``AsyncKernelClient``
-`ThreadedWelcomeClient`      is a ``ThreadedKernelClient``, with a ``wait_for_ready``
-`WelcomeKernelManager`       is a ``KernelManager`` whose clients wait for the welcome
-`AsyncWelcomeKernelManager`  is an ``AsyncKernelManager`` whose clients wait for it
-===========================  ======================================================
+===========================  ================================================================
+`BlockingWelcomeClient`      jupyter_client's ``BlockingKernelClient``
+`AsyncWelcomeClient`         jupyter_client's ``AsyncKernelClient``
+`ThreadedWelcomeClient`      jupyter_client's ``ThreadedKernelClient`` with ``wait_for_ready``
+`WelcomeKernelManager`       jupyter_client's ``KernelManager`` with a welcome client
+`AsyncWelcomeKernelManager`  jupyter_client's ``AsyncKernelManager`` with a welcome client
+===========================  ================================================================
 
-`welcoming` and `WelcomeManagerMixin` extend classes that derive from jupyter_client's.
+`with_welcome` and `WelcomeManagerMixin` extend classes that derive from jupyter_client's.
 """
 
 from .clients import (
@@ -18,7 +19,7 @@ from .clients import (
     ThreadedWelcomeClient,
     WelcomeKernelManager,
     WelcomeManagerMixin,
-    welcoming,
+    with_welcome,
 )
 from .ready import presence_topic, subscribed_socket
 
@@ -31,5 +32,5 @@ __all__ = [
     "WelcomeManagerMixin",
     "presence_topic",
     "subscribed_socket",
-    "welcoming",
+    "with_welcome",
 ]

@@ -1,7 +1,8 @@
-"""IOPub channels that keep what a wait has read, in order, for whoever reads next.
+"""IOPub channels for a client that waits for its kernel. When such a wait ends is not decided here.
 
-Two more things they do: ``on_message``, if set, sees each message first; and a ``parent_header``
-that is null (xeus) is read as ``{}``.
+The blocking and the asyncio channel buffer the messages that arrive during a wait, so that the next
+reader gets them in order. Each channel can have one observer. Each channel replaces a null
+``parent_header`` by ``{}``.
 """
 
 from __future__ import annotations
@@ -11,123 +12,128 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from jupyter_client.channels import AsyncZMQSocketChannel, ZMQSocketChannel
-from jupyter_client.threaded import ThreadedZMQSocketChannel
+from .jupyter_client_compat import AsyncReceiver, BlockingReceiver, Message, ThreadedReceiver
 
-AT_ONCE = 100
-"""Messages until a wait looks at its clock again: a kernel may publish faster than we read."""
+BATCH_SIZE = 100
+"""Messages that are buffered before the wait checks its deadline again: a kernel can publish
+faster than a client reads."""
 
-Inspector = Callable[[dict[str, Any]], object]
+INVALID_MESSAGE = (ValueError, TypeError, KeyError)
+"""Exceptions that jupyter_client raises for an invalid message or a wrong signature."""
+
+Observer = Callable[[Message], object]
 
 
-def tidied(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message with a dict where its reader expects one.
+def normalize_parent(message: Message) -> None:
+    """Replace a null ``parent_header``, as xeus sends it, by ``{}``.
 
-    Every client of jupyter_client's asks ``message["parent_header"].get(...)``: null is the end
-    of it.
+    Clients built on jupyter_client call ``message["parent_header"].get(...)`` and fail on null.
     """
     if message["parent_header"] is None:
         message["parent_header"] = {}
-    return message
 
 
 @lru_cache
-def joined(own: Any, given: Any) -> Any:
-    """Return ``given`` with what ``own`` adds to the same base."""
-    if issubclass(own, given):
+def mix_in(own: Any, base: Any) -> Any:
+    """Return a class that derives from ``base`` and adds the methods of ``own``."""
+    if issubclass(own, base):
         return own
-    if issubclass(given, own):
-        return given
-    # Its own metaclass: Qt's classes have one. Its own methods first: what it overrides stays, and
-    # its `super()` is ours.
-    named = {"__module__": given.__module__}
-    return type(given)(f"Welcome{given.__name__}", (given, own), named)
+    if issubclass(base, own):
+        return base
+    # The metaclass of `base`, because Qt's classes have one. `base` comes first: its overrides stay
+    # effective, and its `super()` calls reach `own`.
+    namespace = {"__module__": base.__module__}
+    return type(base)(f"Welcome{base.__name__}", (base, own), namespace)
 
 
-class KeepingChannel(ZMQSocketChannel):
-    """A blocking channel."""
+class BufferingChannel(BlockingReceiver):
+    """A blocking channel with a buffer.
 
-    on_message: Inspector | None = None
+    Attributes:
+        observer: called with each message when it is received.
+    """
+
+    observer: Observer | None = None
 
     def __init__(self, socket: Any, session: Any, loop: Any = None) -> None:
         super().__init__(socket, session, loop)
-        self._kept: deque[dict[str, Any]] = deque()
+        self._buffer: deque[Message] = deque()
 
-    def keep_what_is_ready(self, log: Any) -> None:
-        """Receive what has arrived, and keep it; what is no genuine message is logged."""
-        for _ in range(AT_ONCE):
+    def buffer_pending(self, log: Any) -> None:
+        """Receive and buffer the messages that have arrived; log and drop invalid ones."""
+        for _ in range(BATCH_SIZE):
             if not super().msg_ready():
                 return
             try:
-                message = self._recv()
-            except (ValueError, TypeError, KeyError) as error:
-                log.warning("dropped a message that is not genuine: %s", error)
+                message = self.receive()
+            except INVALID_MESSAGE as error:
+                log.warning("dropped an invalid IOPub message: %s", error)
                 continue
-            self._kept.append(message)
+            self._buffer.append(message)
 
-    def _recv(self, **options: Any) -> dict[str, Any]:
-        message = tidied(super()._recv(**options))
-        if self.on_message is not None:
-            self.on_message(message)
-        return message
+    def received(self, message: Message) -> None:
+        normalize_parent(message)
+        if self.observer is not None:
+            self.observer(message)
 
-    def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
-        """Return the next message; what was kept comes first.
+    def get_msg(self, timeout: float | None = None) -> Message:
+        """Return the next message, buffered messages first.
 
         Raises:
-            queue.Empty: none within ``timeout`` seconds; None waits for ever.
+            queue.Empty: no message within ``timeout`` seconds; None means no limit.
         """
-        if self._kept:
-            return self._kept.popleft()
+        if self._buffer:
+            return self._buffer.popleft()
         return super().get_msg(timeout)
 
     def msg_ready(self) -> bool:
-        """Return whether a message is kept or has arrived."""
-        return bool(self._kept) or super().msg_ready()
+        """Return True if a message is buffered or has arrived."""
+        return bool(self._buffer) or super().msg_ready()
 
 
-class AsyncKeepingChannel(AsyncZMQSocketChannel):
-    """An asyncio channel."""
+class AsyncBufferingChannel(AsyncReceiver):
+    """An asyncio channel with a buffer.
 
-    on_message: Inspector | None = None
+    Attributes:
+        observer: called with each message when it is received.
+        readers: number of tasks that are waiting in `get_msg`. While there are any, they receive
+            the messages and nothing is buffered: a buffered message would not wake them.
+    """
+
+    observer: Observer | None = None
 
     def __init__(self, socket: Any, session: Any, loop: Any = None) -> None:
         super().__init__(socket, session, loop)
-        self._kept: deque[dict[str, Any]] = deque()
         self.readers = 0
-        """Tasks that wait for a message: they read, and a wait only looks on. A message that it
-        kept would not wake them."""
+        self._buffer: deque[Message] = deque()
 
-    async def keep_what_is_ready(self, log: Any) -> None:
-        """Receive what has arrived, and keep it; what is no genuine message is logged."""
-        for _ in range(AT_ONCE):
+    async def buffer_pending(self, log: Any) -> None:
+        """Receive and buffer the messages that have arrived; log and drop invalid ones."""
+        for _ in range(BATCH_SIZE):
             if self.readers or not await super().msg_ready() or self.readers:
                 return
             try:
-                message = await self._recv()
-            except (ValueError, TypeError, KeyError) as error:
-                log.warning("dropped a message that is not genuine: %s", error)
+                message = await self.receive()
+            except INVALID_MESSAGE as error:
+                log.warning("dropped an invalid IOPub message: %s", error)
                 continue
-            self._kept.append(message)
+            self._buffer.append(message)
 
-    async def _recv(  # type: ignore[override]
-        self, **options: Any
-    ) -> dict[str, Any]:
-        message = tidied(await super()._recv(**options))
-        if self.on_message is not None:
-            self.on_message(message)
-        return message
+    def received(self, message: Message) -> None:
+        normalize_parent(message)
+        if self.observer is not None:
+            self.observer(message)
 
     async def get_msg(  # type: ignore[override]
         self, timeout: float | None = None
-    ) -> dict[str, Any]:
-        """Return the next message; what was kept comes first.
+    ) -> Message:
+        """Return the next message, buffered messages first.
 
         Raises:
-            queue.Empty: none within ``timeout`` seconds; None waits for ever.
+            queue.Empty: no message within ``timeout`` seconds; None means no limit.
         """
-        if self._kept:
-            return self._kept.popleft()
+        if self._buffer:
+            return self._buffer.popleft()
         self.readers += 1
         try:
             return await super().get_msg(timeout)
@@ -135,18 +141,21 @@ class AsyncKeepingChannel(AsyncZMQSocketChannel):
             self.readers -= 1
 
     async def msg_ready(self) -> bool:  # type: ignore[override]
-        """Return whether a message is kept or has arrived."""
-        return bool(self._kept) or await super().msg_ready()
+        """Return True if a message is buffered or has arrived."""
+        return bool(self._buffer) or await super().msg_ready()
 
 
-class WatchedThreadedChannel(ThreadedZMQSocketChannel):
-    """A channel with a thread's event loop and callbacks: they get everything, nothing is kept."""
+class ObservedChannel(ThreadedReceiver):
+    """A channel with callbacks. The callbacks get every message, so nothing is buffered.
 
-    on_message: Inspector | None = None
+    Attributes:
+        observer: called with each message in the loop's thread, before the callbacks.
+    """
 
-    def _inspect(self, message: dict[str, Any]) -> None:  # type: ignore[override]
-        """Called in the loop's thread, before the callbacks."""
-        tidied(message)
-        on_message = self.on_message
-        if on_message is not None:
-            on_message(message)
+    observer: Observer | None = None
+
+    def received(self, message: Message) -> None:
+        normalize_parent(message)
+        observer = self.observer  # Read once: the waiting thread can reset it at any time.
+        if observer is not None:
+            observer(message)

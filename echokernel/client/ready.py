@@ -1,7 +1,7 @@
-"""How a client joins a kernel and waits for it, whatever its channels are (S1, S2).
+"""How a client subscribes to a kernel and waits for it, whatever its channels are (S1, S2).
 
-`WelcomeMixin` is what the three clients of `client` share; each adds how it looks at its IOPub
-channel. When the wait is over is decided in `protocol.readiness`.
+`WelcomeMixin` is the common part of the three classes in `clients`; each of them adds the way it
+polls its IOPub channel. The rules that end the wait are in `protocol.readiness`.
 """
 
 from __future__ import annotations
@@ -13,58 +13,62 @@ from contextlib import contextmanager
 from typing import Any
 
 import zmq
-from jupyter_client.channels import HBChannel
 from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
 
 from ..protocol.errors import KernelDied, NotReady
 from ..protocol.readiness import Readiness
-from .channels import joined
+from . import jupyter_client_compat as compat
+from .channels import INVALID_MESSAGE, mix_in
+from .jupyter_client_compat import Message
 
-LOOK_EVERY = 0.1
-"""Seconds between looks whether the kernel lives."""
+LIVENESS_INTERVAL = 0.1
+"""Seconds between two checks whether the kernel is alive."""
 
-HEART_START = 1.0
-"""Seconds that the heartbeat's thread may take to begin."""
+HEARTBEAT_START_TIMEOUT = 1.0
+"""Seconds that the heartbeat thread can take to start."""
 
-HEART_SILENCE = 5.0
-"""Seconds without a heartbeat after which a kernel that had answered is dead. Of a kernel that
-somebody else started we see no process."""
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds without a heartbeat after which a kernel that has answered counts as dead. A client sees
+no process of a kernel that another program started."""
+
+LINGER_MS = 1000
+"""Milliseconds; the value that jupyter_client sets on its sockets."""
 
 
 def presence_topic(session: str) -> bytes:
-    """Return the topic by which a kernel knows the client of a session id (C4, ours)."""
+    """Return the topic that identifies the client with this session id to the kernel (C4, ours)."""
     return f"session.{session}".encode()
 
 
 def subscribed_socket(
     node: Any, *topics: bytes, identity: bytes | None = None
 ) -> zmq.Socket[bytes]:
-    """Return a SUB socket, connected to a kernel's IOPub.
+    """Return a SUB socket that is connected to a kernel's IOPub channel.
 
     Args:
-        node: who knows where the kernel is: a client or a manager of jupyter_client's.
-        topics: what to subscribe to besides everything.
+        node: a jupyter_client client or manager, which knows the address of the kernel.
+        topics: subscriptions in addition to the empty topic, which receives everything.
         identity: as in jupyter_client's ``connect_iopub``.
     """
     sub: zmq.Socket[bytes] = node.context.socket(zmq.SUB)
-    sub.linger = 1000  # milliseconds, as jupyter_client has it
+    sub.linger = LINGER_MS
     if identity:
         sub.identity = identity
-    # jupyter_client before 8.9 does not encrypt.
+    # jupyter_client before 8.9 has no encryption.
     if getattr(node, "curve_publickey", None) is not None:
         sub.curve_secretkey = node.curve_secretkey
         sub.curve_publickey = sub.curve_serverkey = node.curve_publickey
-    # S1: an XPUB socket sends its welcome once, when the subscription arrives. And once per topic:
-    # jupyter_client's `connect_iopub` would subscribe again, and be welcomed again.
+    # The kernel sends each welcome once, when the subscription arrives (S1). jupyter_client's own
+    # `connect_iopub` is not used, because it would subscribe a second time.
     for topic in (b"", *topics):
         sub.subscribe(topic)
-    sub.connect(node._make_url("iopub"))
+    sub.connect(compat.iopub_url(node))
     return sub
 
 
 class WelcomeMixin(KernelClient):
-    """What the three clients share."""
+    """The common part of the three welcome clients."""
 
     _channel_class: Any
 
@@ -74,165 +78,170 @@ class WelcomeMixin(KernelClient):
 
     @property
     def iopub_channel(self) -> Any:
-        """The IOPub channel; what a wait has received is read from it, in order."""
-        if self._iopub_channel is None:
-            self.iopub_channel_class = joined(self._channel_class, self.iopub_channel_class)
+        """The IOPub channel. Messages that arrived during a wait are read from it, in order."""
+        if not compat.has_iopub_channel(self):
+            self.iopub_channel_class = mix_in(self._channel_class, self.iopub_channel_class)
         return super().iopub_channel
 
     def stop_channels(self) -> None:
         """Stop all channels, as jupyter_client does."""
-        # Its heartbeat thread, if it is stopped before it runs, never ends: it makes sockets until
-        # there are no more ("Too many open files").
-        heart: Any = self._hb_channel
-        latest = time.monotonic() + HEART_START
-        while isinstance(heart, HBChannel) and heart.is_alive() and not heart._running:
-            if time.monotonic() > latest:
-                break
-            time.sleep(0.001)
+        compat.await_heartbeat_thread(self, HEARTBEAT_START_TIMEOUT)
         super().stop_channels()
 
-    async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
-        """Wait until the kernel has answered, and everything it publishes is heard.
+    async def _wait_until_ready(self, timeout: float | None = None) -> None:
+        """Wait until the kernel has answered and its IOPub messages arrive here (S2).
 
-        Nothing is thrown away: what came on IOPub meanwhile, welcomes included, is read from the
-        channel afterwards, in order.
+        No message is discarded. Everything that arrives on IOPub during the wait, welcomes
+        included, is read from the channel afterwards, in order.
 
         Args:
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None means no limit.
 
         Raises:
-            KernelDied: the kernel's process ended, or its heart stopped; a ``RuntimeError``.
-            NotReady: not within ``timeout``, or the channels do not run; a ``RuntimeError``.
+            KernelDied: the process of the kernel ended, or its heartbeat stopped; a
+                ``RuntimeError``.
+            NotReady: the timeout expired, or the channels are stopped; a ``RuntimeError``.
         """
-        begun = time.monotonic()
-        deadline = begun + (math.inf if timeout is None else timeout)
-        wait, death = Readiness(self.session.session), Death(self, begun)
-        with self._watching(wait) as see:
-            # Of our own: late answers to a second request must not surprise whoever reads shell.
+        started = time.monotonic()
+        deadline = started + (math.inf if timeout is None else timeout)
+        readiness, liveness = Readiness(self.session.session), LivenessMonitor(self, started)
+        with self._observing(readiness) as poll:
+            # A separate socket: late replies to repeated requests must not reach the reader of the
+            # client's shell channel.
             shell = self.connect_shell()
             try:
-                while not wait.is_over:
+                while not readiness.is_over:
                     now = time.monotonic()
-                    if not wait.ask_in(now):
-                        wait.sent(self._ask(shell), now)
-                    await see(shell, min(LOOK_EVERY, wait.ask_in(now), max(0, deadline - now)))
-                    self._take_answers(shell, wait)
-                    if not wait.is_over:
-                        self._give_up(wait, begun, deadline)
-                        await death.look(wait)
+                    if not readiness.ask_in(now):
+                        readiness.sent(self._send_kernel_info_request(shell), now)
+                    pause = min(LIVENESS_INTERVAL, readiness.ask_in(now), max(0, deadline - now))
+                    await poll(shell, pause)
+                    self._read_replies(shell, readiness)
+                    if not readiness.is_over:
+                        self._check_deadline(readiness, started, deadline)
+                        await liveness.poll(readiness)
             finally:
                 shell.close(linger=0)
-        self._adapt_to(wait.answer)
+        reply: Any = readiness.answer
+        if isinstance(reply["content"].get("protocol_version"), str):
+            compat.adapt_to_protocol(self, reply)
 
-    def _watching(self, wait: Readiness) -> Any:
-        """Tell ``wait`` of what comes on IOPub; yield ``async see(shell, seconds)``.
+    def _observing(self, readiness: Readiness) -> Any:
+        """Return a context manager that passes IOPub messages to ``readiness``.
 
-        It returns when something has come on either socket, or the seconds are over.
+        It yields ``async poll(shell, seconds)``, which returns when a message has arrived on IOPub
+        or on the ``shell`` socket, at the latest after ``seconds``.
         """
         raise NotImplementedError
 
     @contextmanager
-    def _listening(self, on_message: Callable[[dict[str, Any]], object]) -> Iterator[Any]:
+    def _observed_iopub(self, observer: Callable[[Message], object]) -> Iterator[Any]:
         channel = self.iopub_channel
         if channel.socket is None:
-            raise NotReady("its client's channels are stopped; make a new client", 0.0)
-        channel.on_message = on_message
+            raise NotReady("the channels of this client are stopped; make a new client", 0.0)
+        channel.observer = observer
         try:
             yield channel
         finally:
-            channel.on_message = None
+            channel.observer = None
 
-    def _give_up(self, wait: Readiness, begun: float, deadline: float) -> None:
-        """Raise NotReady when the time is over."""
+    def _check_deadline(self, readiness: Readiness, started: float, deadline: float) -> None:
+        """Raise NotReady if the deadline has passed."""
         now = time.monotonic()
         if now < deadline:
             return
-        if wait.answer is None:
+        if readiness.answer is None:
             problem = (
-                f"no answer to {wait.requests} kernel_info_request(s); it may be busy, or not run,"
-                " or the connection file may be another kernel's"
+                f"no reply to {readiness.requests} kernel_info_request(s); check that the kernel"
+                " is running, that it is not busy, and that the connection file is the kernel's"
             )
         else:
             problem = (
-                "it answers, but nothing of what it publishes arrives; is its iopub_port the"
-                " right one?"
+                "it replies, but none of its IOPub messages arrives; check the iopub_port in the"
+                " connection file"
             )
-        raise NotReady(problem, now - begun)
+        raise NotReady(problem, now - started)
 
-    def _ask(self, shell: zmq.Socket[bytes]) -> str:
-        """Send a ``kernel_info_request``; return its id."""
+    def _send_kernel_info_request(self, shell: zmq.Socket[bytes]) -> str:
+        """Send the request and return its message id."""
         message = self.session.msg("kernel_info_request", {})
         self.session.send(shell, message)
         return str(message["header"]["msg_id"])
 
-    def _take_answers(self, shell: zmq.Socket[bytes], wait: Readiness) -> None:
+    def _read_replies(self, shell: zmq.Socket[bytes], readiness: Readiness) -> None:
         while True:
             try:
                 message = self.session.recv(shell, zmq.NOBLOCK)[1]
-            except (ValueError, TypeError, KeyError) as error:
-                self.log.warning("dropped a message that is not genuine: %s", error)
+            except INVALID_MESSAGE as error:
+                self.log.warning("dropped an invalid shell message: %s", error)
                 continue
             if message is None:
                 return
-            wait.replied(message, time.monotonic())
-
-    def _adapt_to(self, answer: Any) -> None:
-        """Take note of the kernel's protocol version, as jupyter_client does."""
-        if isinstance(answer["content"].get("protocol_version"), str):
-            self._handle_kernel_info_reply(answer)
+            readiness.replied(message, time.monotonic())
 
 
-class Death:
-    """Looks now and then whether the kernel of a client lives."""
+class LivenessMonitor:
+    """Checks periodically during a wait whether the kernel of a client is alive.
 
-    def __init__(self, client: Any, begun: float) -> None:
+    Args:
+        client: a jupyter_client client.
+        started: the start of the wait, in seconds on the monotonic clock.
+    """
+
+    def __init__(self, client: Any, started: float) -> None:
         self._client = client
-        self._begun = begun
-        self._next = begun + LOOK_EVERY
-        self._last_beat = begun
+        self._started = started
+        self._next_check = started + LIVENESS_INTERVAL
+        self._last_beat = started
 
-    async def look(self, wait: Readiness) -> None:
-        """Raise KernelDied if the kernel is dead, with what is known of the cause."""
+    async def poll(self, readiness: Readiness) -> None:
+        """Check the kernel if a check is due.
+
+        Raises:
+            KernelDied: the kernel is dead; the error has the known facts about the cause.
+        """
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_check:
             return
-        self._next = now + LOOK_EVERY
+        self._next_check = now + LIVENESS_INTERVAL
         manager = self._client.parent
         managed = isinstance(manager, KernelManager)
         if managed and manager.provisioner is not None:
-            if not await manager._async_is_alive():
-                raise await self._of(manager, wait)
+            if not await compat.is_alive(manager):
+                raise await self._exit_error(manager, readiness)
             return
-        heart = self._client._hb_channel
-        if heart is not None and heart.is_alive() and not getattr(heart, "_pause", False):
-            if heart.is_beating():
-                self._last_beat = now
-                return
-            if (wait.answer or wait.was_heard) and now > self._last_beat + HEART_SILENCE:
-                raise self._error(f"no heartbeat of the kernel for {HEART_SILENCE:g} s", wait)
-        if not (wait.answer or wait.was_heard):
-            self._last_beat = now  # nobody is there yet: a kernel may come up late
-            # A manager that has started nothing may have loaded the connection file of somebody
-            # else's kernel: it has no process to look at.
-            if managed and now > self._begun + HEART_SILENCE:
-                raise await self._of(manager, wait)
+        heartbeat = compat.running_heartbeat(self._client)
+        if heartbeat is not None and heartbeat.is_beating():
+            self._last_beat = now
+        elif readiness.answer is None and not readiness.was_heard:
+            self._last_beat = now  # The kernel may still be starting.
+            # A manager that has started no kernel has no process to check: it may have loaded the
+            # connection file of another program's kernel.
+            if managed and now > self._started + HEARTBEAT_TIMEOUT:
+                raise await self._exit_error(manager, readiness)
+        elif heartbeat is not None and now > self._last_beat + HEARTBEAT_TIMEOUT:
+            problem = f"the kernel sent no heartbeat for {HEARTBEAT_TIMEOUT:g} s"
+            raise self._error(problem, readiness)
 
-    async def _of(self, manager: Any, wait: Readiness) -> KernelDied:
-        """Return why a manager's kernel is not there."""
-        # Only our provisioner knows the last lines of stderr; any other knows the status at most.
-        cause = getattr(manager.provisioner, "death", None)
-        error: KernelDied | None = await cause() if cause else None
+    async def _exit_error(self, manager: Any, readiness: Readiness) -> KernelDied:
+        """Return the error for the dead kernel of a manager."""
+        # Only HandshakeProvisioner knows the last lines of stderr. Other provisioners know at most
+        # the exit status.
+        exit_error = getattr(manager.provisioner, "exit_error", None)
+        error: KernelDied | None = await exit_error() if exit_error else None
         if error is not None:
             return error
         if not manager.has_kernel:
-            return self._error("no kernel runs: it was not started, or was shut down", wait)
+            problem = "no kernel is running: it was not started, or it was shut down"
+            return self._error(problem, readiness)
         status = await manager.provisioner.poll()
-        return self._error(f"the kernel ended (status {status}) before it was ready", wait, status)
+        problem = f"the kernel ended (status {status}) before it was ready"
+        return self._error(problem, readiness, status)
 
-    def _error(self, problem: str, wait: Readiness, status: int | None = None) -> KernelDied:
+    def _error(self, problem: str, readiness: Readiness, status: int | None = None) -> KernelDied:
         return KernelDied(
             problem,
-            tried=f"{wait.requests} kernel_info_request(s)",
-            elapsed=time.monotonic() - self._begun,
+            tried=f"{readiness.requests} kernel_info_request(s)",
+            elapsed=time.monotonic() - self._started,
             exit_status=status,
         )

@@ -1,7 +1,7 @@
 """The launcher's process: a jupyter_client kernel provisioner that starts kernels by a handshake.
 
 Public: `HandshakeProvisioner`, and `RegistrationSocket` for launchers that do not use
-jupyter_client.
+jupyter_client. Nothing here runs in the kernel's process.
 """
 
 from importlib import import_module
@@ -19,5 +19,5 @@ _MODULES = {"HandshakeProvisioner": "provisioner", "RegistrationSocket": "regist
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Loaded on first use: the registration socket works without jupyter_client.
+    # Imported on first use: the registration socket works without jupyter_client.
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,7 +1,7 @@
-"""Launches that are under way when the launcher ends: nobody else knows of them, so they end too.
+"""What happens to launches that are pending when the launcher's process ends: they are aborted.
 
-A kernel that runs ends with its parent by itself. One that hangs before it has registered may
-not, and its files hold a key.
+A kernel that has registered ends with its parent (H7). A process that hangs before that may not,
+and its startup file contains a key. No other module knows such a process.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-END_TIME = 1.0
-"""Seconds that a killed process may take to be gone, here where the program itself ends."""
+EXIT_KILL_TIMEOUT = 1.0
+"""Seconds to wait for a killed process while the launcher's process ends."""
 
-SPAWN_TIME = 5.0
-"""Seconds that another thread may take to tell which process it is just starting."""
+SPAWN_TIMEOUT = 5.0
+"""Seconds to wait for another thread that is inside `PendingLaunch.spawning`."""
 
-_launches: set[Unfinished] = set()
+_pending: set[PendingLaunch] = set()
 
 
 @dataclass(eq=False)
-class Unfinished:
-    """One launch that is under way; at exit its process is killed and its files are removed.
+class PendingLaunch:
+    """A launch that is aborted if this process ends before the launch does.
 
     Attributes:
         files: paths that only this launch uses.
-        process: the process, as soon as there is one.
+        process: the kernel's process, as soon as there is one.
     """
 
     files: list[str]
@@ -41,38 +41,44 @@ class Unfinished:
         self._owner = os.getpid()
         self._spawned = threading.Event()
         self._spawned.set()
-        _launches.add(self)
+        _pending.add(self)
 
     @contextlib.contextmanager
     def spawning(self) -> Iterator[None]:
-        """Within, the process is started and told: it may run long before its thread does again."""
+        """Start the process and set ``process`` within this context.
+
+        The process can run long before its thread runs again. `abort` waits for that thread.
+        """
         self._spawned.clear()
         try:
             yield
         finally:
             self._spawned.set()
 
-    def finish(self) -> None:
-        """There is nothing to end at exit any more; harmless if there never was."""
-        _launches.discard(self)
+    def complete(self) -> None:
+        """Forget the launch: there is nothing to abort any more. Can be called repeatedly."""
+        _pending.discard(self)
 
-    def end(self) -> None:
-        """Kill the process, remove the files. A forked child has its parent's list: not its own."""
-        self.finish()
+    def abort(self) -> None:
+        """Kill the process and remove the files.
+
+        Does nothing in a forked child, which has a copy of its parent's pending launches.
+        """
+        self.complete()
         if os.getpid() != self._owner:
             return
-        self._spawned.wait(SPAWN_TIME)
+        self._spawned.wait(SPAWN_TIMEOUT)
         if self.process is not None and self.process.poll() is None:
-            kill(self.process)
+            kill_process_group(self.process)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_TIME)
+                self.process.wait(EXIT_KILL_TIMEOUT)
         for path in self.files:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
 
-def kill(process: subprocess.Popen[Any]) -> None:
-    """Kill the process and, where it leads a group of its own, what it has started."""
+def kill_process_group(process: subprocess.Popen[Any]) -> None:
+    """Kill the process and, if it leads a process group, every process of that group."""
     with contextlib.suppress(OSError):
         if hasattr(os, "killpg") and os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
@@ -81,6 +87,6 @@ def kill(process: subprocess.Popen[Any]) -> None:
 
 
 @atexit.register
-def _end_all() -> None:
-    for launch in list(_launches):
-        launch.end()
+def _abort_all() -> None:
+    for launch in list(_pending):
+        launch.abort()

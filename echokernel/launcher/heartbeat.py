@@ -1,4 +1,7 @@
-"""Asks a kernel's heartbeat, over and over, whether it is up. Never blocks."""
+"""One request to a kernel's heartbeat channel, which tells whether the kernel is up.
+
+No method blocks, and the kernel does not have to listen yet.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import zmq
 
 from ..protocol.startup import CurveKeys
 
-RECONNECT_MS = 20
-"""Milliseconds between attempts to connect while nobody listens (libzmq's default is 100)."""
+RECONNECT_INTERVAL_MS = 20
+"""Milliseconds between two attempts to connect while the port is closed; libzmq's default is 100.
+https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html (ZMQ_RECONNECT_IVL)"""
 
 
 class Heartbeat:
-    """A question to one kernel's heartbeat, asked at once and sent as soon as somebody listens.
+    """A request to the heartbeat channel, sent as soon as the kernel accepts the connection.
 
     Args:
         address: ZeroMQ address of the heartbeat channel.
@@ -19,13 +23,13 @@ class Heartbeat:
     """
 
     def __init__(self, address: str, curve: CurveKeys | None = None) -> None:
-        # A context of its own: it is closed from wherever a launch ends.
+        # A separate context: `close` can be called from any thread in which a launch ends.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        # REQ: some kernels echo with a REP, and that takes nothing without the empty frame.
+        # REQ, not DEALER: kernels whose heartbeat is a REP socket need its empty frame.
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
         self._socket.linger = 0
         self._socket.ipv6 = "[" in address
-        self._socket.reconnect_ivl = RECONNECT_MS
+        self._socket.reconnect_ivl = RECONNECT_INTERVAL_MS
         if curve is not None:
             self._socket.curve_serverkey = curve.publickey
             self._socket.curve_publickey = curve.publickey
@@ -33,11 +37,11 @@ class Heartbeat:
         self._socket.connect(address)
         self._socket.send(b"ping")
 
-    def answered(self) -> bool:
-        """Tell whether the echo has come."""
+    def has_answered(self) -> bool:
+        """Return True if the echo has arrived."""
         return bool(self._socket.poll(0))
 
     def close(self) -> None:
-        """Ask no longer; harmless if it is closed."""
+        """Close the socket. Can be called repeatedly."""
         self._socket.close()
         self._context.term()

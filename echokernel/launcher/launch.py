@@ -1,6 +1,7 @@
-"""One launch of a kernel, from the first attempt to the last: its clock, its deadline, its story.
+"""One launch of a kernel, from the first attempt to the last: its clock, its deadline, its history.
 
-It waits, judges and tells; the processes are the provisioner's.
+A `Launch` waits for ports, decides about retries and makes the errors. Processes are not started or
+killed here.
 """
 
 from __future__ import annotations
@@ -12,130 +13,160 @@ from typing import TypeVar
 
 from ..protocol.errors import KernelDied, LaunchError, LaunchTimeout
 from ..protocol.startup import Ports
-from .selection import Choice, Way
+from .selection import StartMode
 from .stderr_tail import StderrTail
-from .strategies import Attempt
+from .strategies import StartStrategy
 
 Error = TypeVar("Error", bound=LaunchError)
 
-EXIT_POLL = 0.02
-"""Seconds between looks whether the process has ended."""
+EXIT_POLL_INTERVAL = 0.02
+"""Seconds between two checks whether the process has ended."""
 
-REWRITE_TRIES = 3
-"""Starts by rewrite, where somebody takes a port that the kernel was to keep."""
+REWRITE_ATTEMPTS = 3
+"""Attempts in the rewrite mode while another process takes ports that the kernel was to keep."""
 
 
 class Launch:
-    """What is known of one launch.
+    """The state of one launch.
 
     Args:
-        kernel_name: for errors.
-        choice: the first way to try.
+        kernel_name: for error messages.
+        mode: the start mode of the first attempt.
+        is_guess: another start mode may follow if this one fails (L7).
         timeout: seconds until the kernel must be up (L4).
-        guess_timeout: seconds that a guess may take (L7).
+        guess_timeout: seconds for an attempt whose start mode is a guess (L7).
 
     Attributes:
-        choice: the way that is being tried.
-        keep_ports: whether the next attempt is to keep the last ports.
-        given_up: nothing more is to be tried.
+        mode: the start mode of the current attempt.
+        keep_ports: the next attempt prefers the last ports (L6).
+        aborted: no further attempt is made.
     """
 
     def __init__(
-        self, kernel_name: str, choice: Choice, timeout: float, guess_timeout: float
+        self,
+        kernel_name: str,
+        mode: StartMode,
+        *,
+        is_guess: bool,
+        timeout: float,
+        guess_timeout: float,
     ) -> None:
-        self.choice = choice
+        self.mode = mode
         self.keep_ports = True
-        self.given_up = False
+        self.aborted = False
         self._kernel_name = kernel_name
+        self._is_guess = is_guess
         self._timeout = timeout
         self._guess_timeout = guess_timeout
         self._started = time.monotonic()
-        self._tried: list[Way] = []
-        self._failures: list[str] = []
+        self._tried: list[StartMode] = []
+        self._problems: list[str] = []
 
     @property
-    def is_first(self) -> bool:
-        """Whether no attempt has failed yet."""
-        return not self._failures
+    def is_first_attempt(self) -> bool:
+        """True if no attempt has failed yet."""
+        return not self._problems
 
     @property
-    def has_taught(self) -> bool:
-        """Whether the way that is being tried was not known to be right before."""
-        return self.choice.is_guess or len(set(self._tried)) > 1
+    def learned(self) -> bool:
+        """True if the success of the current start mode is a new fact."""
+        return self._is_guess or len(set(self._tried)) > 1
 
     def begin_attempt(self) -> None:
-        """Note that the way of ``choice`` is tried now."""
-        self._tried.append(self.choice.way)
+        """Record that the current start mode is tried now."""
+        self._tried.append(self.mode)
 
     def start_clock(self, environment: Mapping[str, str]) -> None:
-        """The process starts now (L4).
+        """Start the clock, because the process starts now (L4).
 
-        ``KERNEL_LAUNCH_TIMEOUT`` is what Jupyter's gateways put into a launch's environment.
+        Jupyter's gateways set ``KERNEL_LAUNCH_TIMEOUT`` in the environment of a launch.
+
+        Args:
+            environment: the environment variables of the kernel's process.
 
         Raises:
-            LaunchError: it is no number.
+            LaunchError: ``KERNEL_LAUNCH_TIMEOUT`` is not a number.
         """
         self._started = time.monotonic()
-        given = environment.get("KERNEL_LAUNCH_TIMEOUT", "")
+        value = environment.get("KERNEL_LAUNCH_TIMEOUT", "")
         try:
-            self._timeout = float(given) if given else self._timeout
+            self._timeout = float(value) if value else self._timeout
         except ValueError:
-            problem = f"KERNEL_LAUNCH_TIMEOUT={given!r} is not a number of seconds"
+            problem = f"KERNEL_LAUNCH_TIMEOUT={value!r} is not a number of seconds"
             raise self.error(LaunchError, problem) from None
 
     async def await_ports(
-        self, attempt: Attempt, poll: Callable[[], Awaitable[int | None]], tail: StderrTail
+        self,
+        strategy: StartStrategy,
+        poll: Callable[[], Awaitable[int | None]],
+        tail: StderrTail,
     ) -> Ports:
         """Wait for the kernel's ports, the end of its process, or the deadline (L4).
 
         Args:
-            poll: returns the exit status of the process, None while it lives.
+            strategy: the strategy of the current attempt.
+            poll: returns the exit status of the process, or None while it lives.
+            tail: the last lines of the process's stderr.
 
         Raises:
-            LaunchError: no ports will come.
+            KernelDied: the process ended.
+            LaunchTimeout: the deadline passed.
+            LaunchError: the launch was aborted, or the strategy failed.
         """
-        limit, waited = self._started + self._timeout, self._timeout
-        patience = time.monotonic() + self._guess_timeout
-        if self.choice.is_guess and patience < limit:
-            limit, waited = patience, self._guess_timeout
+        deadline, limit = self._started + self._timeout, self._timeout
+        guess_deadline = time.monotonic() + self._guess_timeout
+        if self._is_guess and guess_deadline < deadline:
+            deadline, limit = guess_deadline, self._guess_timeout
         while True:
-            ports = await attempt.wait(EXIT_POLL)
+            ports = await strategy.wait(EXIT_POLL_INTERVAL)
             if ports is not None:
                 return ports
-            if attempt.concluded:
-                # An exception, not a cancellation: that would leave `km.ready` pending.
-                raise self.error(LaunchError, "the launch was given up")
+            if strategy.closed:
+                # Not a cancellation: jupyter_client would leave the manager's `ready` pending.
+                raise self.error(
+                    LaunchError, "the launch was aborted: the kernel was shut down meanwhile"
+                )
             status = await poll()
             if status is not None:
-                problem = f"the kernel {ending(status)} before it {attempt.way.told}"
+                problem = f"the kernel {describe_exit(status)} before it {strategy.mode.past}"
                 raise self.error(KernelDied, problem, status, await tail.read_to_end())
-            if attempt.failure is not None:
-                raise self.error(LaunchError, attempt.failure, None, tail.text())
-            if time.monotonic() > limit:
-                problem = f"the kernel did not {attempt.way.tell} within {waited:g} s"
+            if strategy.failure is not None:
+                raise self.error(LaunchError, strategy.failure, None, tail.text())
+            if time.monotonic() > deadline:
+                problem = f"the kernel did not {strategy.mode.verb} within {limit:g} s"
                 raise self.error(LaunchTimeout, problem, None, tail.text())
 
-    def try_another(self, attempt: Attempt, error: BaseException) -> bool:
-        """Choose what follows a failed attempt; return False if nothing does (L7)."""
-        kernel_failed = isinstance(error, KernelDied | LaunchTimeout) or attempt.failure
+    def plan_retry(self, strategy: StartStrategy, error: BaseException) -> bool:
+        """Choose the start mode of the next attempt; return False if there is none (L7).
+
+        Args:
+            strategy: the strategy that has failed.
+            error: the exception that ended the attempt.
+        """
+        kernel_failed = isinstance(error, KernelDied | LaunchTimeout) or strategy.failure
         too_late = time.monotonic() > self._started + self._timeout
-        if not kernel_failed or self.given_up or too_late:
+        if not kernel_failed or self.aborted or too_late:
             return False
-        if attempt.may_lack_ports and self._tried.count(Way.REWRITE) < REWRITE_TRIES:
+        if strategy.ports_contested and self._tried.count(StartMode.REWRITE) < REWRITE_ATTEMPTS:
             self.keep_ports = False
-        elif not self.choice.is_guess:
+        elif not self._is_guess:
             return False
-        elif attempt.rewrote:
-            self.choice = Choice(Way.REWRITE, is_guess=True)
+        elif strategy.wrote_ports:
+            self.mode = StartMode.REWRITE
         else:
-            self.choice = Choice(Way.CLASSIC, is_guess=False)
-        self._failures.append(getattr(error, "problem", ""))
+            self.mode, self._is_guess = StartMode.CLASSIC, False
+        self._problems.append(getattr(error, "problem", ""))
         return True
 
-    def lesson(self) -> str:
-        """Say in one line how this kernel starts from now on, and why."""
-        failures = "".join(f"; {problem}" for problem in self._failures)
-        return f"{self._kernel_name}: started by {self.choice.way}, and so from now on{failures}"
+    def summary(self) -> str:
+        """Return one line for the log: the start mode that worked, and the failures before it."""
+        failures = "".join(
+            f"; {mode} failed: {problem}"
+            for mode, problem in zip(self._tried, self._problems, strict=False)
+        )
+        return (
+            f"{self._kernel_name}: start mode {self.mode} works and is used from now on{failures}"
+        )
 
     def error(
         self,
@@ -144,19 +175,26 @@ class Launch:
         exit_status: int | None = None,
         stderr_tail: str = "",
     ) -> Error:
-        """Return an error that tells what was tried, and for how long (L4)."""
-        ways = ", then ".join(str(way) for way in self._tried)
+        """Return an error that includes the start modes that were tried and the elapsed time (L4).
+
+        Args:
+            kind: the class of the error.
+            problem: what failed.
+            exit_status: of the kernel's process, or None while it lives.
+            stderr_tail: the last lines that the process wrote to stderr.
+        """
+        modes = ", then ".join(str(mode) for mode in self._tried)
         return kind(
             problem,
-            tried=f"{self._kernel_name} by {ways}",
+            tried=f"{self._kernel_name} with start mode {modes}",
             elapsed=time.monotonic() - self._started,
             exit_status=exit_status,
             stderr_tail=stderr_tail,
         )
 
 
-def ending(status: int) -> str:
-    """Say how a process ended: ``exited with status 2``, ``was killed by SIGKILL``."""
+def describe_exit(status: int) -> str:
+    """Return how a process ended: ``exited with status 2``, ``was killed by SIGKILL``."""
     if status >= 0:
         return f"exited with status {status}"
     try:

@@ -1,6 +1,8 @@
 """The launcher's end of the handshake: one registration socket for any number of kernels (L2).
 
-The socket and its thread are here; what the frames mean is in ``protocol.handshake``.
+The socket and its thread are here. The meaning of the frames is in `protocol.handshake`.
+JEP 66:
+https://github.com/jupyter/enhancement-proposals/blob/master/66-jupyter-handshaking/jupyter-handshaking.md
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ from ..protocol.headers import header
 from ..protocol.startup import CurveKeys, Ports
 from ..protocol.wire import JsonObject, Signer
 
-MAX_REGISTRATION = 64 * 1024
-"""Bytes. Strangers can send to the registration socket; a registration has some 300."""
+MAX_REGISTRATION_SIZE = 64 * 1024
+"""Bytes. A registration has about 300. Unauthenticated peers can send to the socket, and libzmq
+disconnects a peer that exceeds this.
+https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html (ZMQ_MAXMSGSIZE)"""
+
+_log = logging.getLogger("echokernel")
 
 
 @dataclass
-class Expectation:
-    """A launch that waits for its kernel: ``registered`` resolves to the kernel's `Ports`."""
+class PendingRegistration:
+    """A launch whose kernel has not registered yet; ``registered`` resolves to its `Ports`."""
 
     launch_id: str
     registered: concurrent.futures.Future[Ports]
@@ -39,42 +45,39 @@ class Expectation:
 class RegistrationSocket:
     """The launcher's registration socket: one ROUTER, one thread, any number of kernels (L2).
 
-    It serves both forms of the handshake, and every thread and event loop of the process: a
-    ``zmq.asyncio`` socket shared between loops hands one loop the other's messages, silently.
-    The thread sends the receipt itself, because xeus and ark give up 5 s after an unanswered
-    registration, however busy the launcher's event loop is.
+    It serves both forms of the handshake, and all threads and event loops of the process. It is not
+    a ``zmq.asyncio`` socket, because one that is shared by event loops delivers replies to the
+    wrong loop. Its thread sends the receipt itself, so that a busy event loop does not delay it:
+    xeus and ark give up 5 s after an unanswered registration.
 
     Args:
-        ip: address to bind; with ``transport`` ipc a path prefix.
-        transport: ``tcp`` or ``ipc``.
-        curve: make it a CURVE server with this key pair; one socket per pair then.
-        log: where to say what was ignored.
+        ip: address to bind; with the transport ipc, the prefix of a path.
+        transport: ``"tcp"`` or ``"ipc"``.
+        curve: key pair; the socket is then a CURVE server.
+
+    Attributes:
+        port: the bound port.
+        ignored: number of messages that were not a valid registration.
 
     Raises:
         zmq.ZMQError: the address cannot be bound.
     """
 
     def __init__(
-        self,
-        ip: str = "127.0.0.1",
-        *,
-        transport: str = "tcp",
-        curve: CurveKeys | None = None,
-        log: logging.Logger | None = None,
+        self, ip: str = "127.0.0.1", *, transport: str = "tcp", curve: CurveKeys | None = None
     ) -> None:
         self.ip = ip
         self.ignored = 0
         self._transport = transport
-        self._log = log or logging.getLogger(__name__)
         self._session = uuid.uuid4().hex
         self._lock = threading.Lock()
-        self._end = LauncherHandshake()
-        self._expected: dict[str, Expectation] = {}
+        self._handshake = LauncherHandshake()
+        self._pending: dict[str, PendingRegistration] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
         self._socket.ipv6 = ":" in ip
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REGISTRATION)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REGISTRATION_SIZE)
         if curve is not None:
             self._socket.curve_publickey = curve.publickey
             self._socket.curve_secretkey = curve.secretkey
@@ -85,53 +88,57 @@ class RegistrationSocket:
             self._socket.close()
             self._context.term()
             raise
-        self._thread = threading.Thread(target=self._serve, name="Registration", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="Registration", daemon=True)
         self._thread.start()
 
     @classmethod
     def shared(cls, ip: str = "127.0.0.1", *, transport: str = "tcp") -> RegistrationSocket:
-        """Return this process's one socket for the address; made when first asked for."""
-        # By pid: a forked child has its parent's objects but not its threads.
-        at = (os.getpid(), transport, ip)
+        """Return this process's socket for the address; the first call creates it."""
+        # The pid is part of the key: a forked child inherits the object, but not its thread.
+        address = (os.getpid(), transport, ip)
         with _shared_lock:
-            if at not in _shared:
-                _shared[at] = cls(ip, transport=transport)
-            return _shared[at]
+            if address not in _shared:
+                _shared[address] = cls(ip, transport=transport)
+            return _shared[address]
 
-    def expect(self, launch_id: str, key: bytes, signature_scheme: str) -> Expectation:
-        """Wait for a kernel that was told to register as ``launch_id``, or with ``key``.
+    def expect(self, launch_id: str, key: bytes, signature_scheme: str) -> PendingRegistration:
+        """Start to wait for a kernel that registers as ``launch_id``, or with ``key``.
 
-        ``expectation.registered`` resolves as soon as its receipt is on the way; cancel the
-        wait with `forget`.
+        ``registered`` resolves when the receipt has been sent. `forget` ends the wait.
+
+        Args:
+            launch_id: the ``kernel_id`` in the registration file.
+            key: the key in the registration file.
+            signature_scheme: the signature scheme in the registration file.
 
         Raises:
-            ValueError: this ``launch_id`` is waiting already, or an unknown scheme.
+            ValueError: the launch is pending already, or the scheme is unknown.
         """
-        expectation = Expectation(launch_id, concurrent.futures.Future())
+        pending = PendingRegistration(launch_id, concurrent.futures.Future())
         with self._lock:
-            self._end.expect(launch_id, Signer(key, signature_scheme))
-            self._expected[launch_id] = expectation
-        return expectation
+            self._handshake.expect(launch_id, Signer(key, signature_scheme))
+            self._pending[launch_id] = pending
+        return pending
 
     def forget(self, launch_id: str) -> None:
-        """Wait no longer for ``launch_id``; harmless if nobody does."""
+        """End the wait for ``launch_id``, if there is one."""
         with self._lock:
-            self._end.forget(launch_id)
-            expectation = self._expected.pop(launch_id, None)
-        if expectation is not None:
-            expectation.registered.cancel()
+            self._handshake.forget(launch_id)
+            pending = self._pending.pop(launch_id, None)
+        if pending is not None:
+            pending.registered.cancel()
 
     def close(self) -> None:
-        """End the thread and close the socket; waits that are open are cancelled."""
-        self._context.term()  # wakes the thread, which closes the socket
+        """End the thread, close the socket and cancel all pending registrations."""
+        self._context.term()  # Wakes the thread, which closes the socket.
         self._thread.join()
-        for launch_id in list(self._expected):
+        for launch_id in list(self._pending):
             self.forget(launch_id)
         if self._transport == "ipc":
-            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it, mostly
+            with contextlib.suppress(FileNotFoundError):  # libzmq may have removed it.
                 os.unlink(f"{self.ip}-{self.port}")
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while True:
             try:
                 self._receive(self._socket.recv_multipart())
@@ -139,18 +146,18 @@ class RegistrationSocket:
                 self._socket.close()
                 return
             except Exception:
-                # One message must not end the service for every kernel after it.
-                self._log.exception("registration socket: a message could not be handled")
+                # One faulty message must not stop the registration of other kernels.
+                _log.exception("registration socket: cannot handle a message")
 
     def _receive(self, frames: list[bytes]) -> None:
         with self._lock:
-            result = self._end.receive(frames, self._reply_header())
+            result = self._handshake.receive(frames, self._reply_header())
             if isinstance(result, Ignored):
                 self.ignored += 1
-                self._log.warning("registration socket: ignored a message: %s", result.why)
+                _log.warning("registration socket: ignored a message: %s", result.why)
                 return
-            expectation = self._expected.pop(result.launch_id)
-        self._accept(result, expectation)
+            pending = self._pending.pop(result.launch_id)
+        self._accept(result, pending)
 
     def _reply_header(self) -> JsonObject:
         return header(
@@ -160,10 +167,10 @@ class RegistrationSocket:
             date=datetime.now(timezone.utc).isoformat(),
         )
 
-    def _accept(self, accepted: Accepted, expectation: Expectation) -> None:
+    def _accept(self, accepted: Accepted, pending: PendingRegistration) -> None:
         self._socket.send_multipart(accepted.receipt)
-        if expectation.registered.set_running_or_notify_cancel():
-            expectation.registered.set_result(accepted.registration.ports)
+        if pending.registered.set_running_or_notify_cancel():
+            pending.registered.set_result(accepted.registration.ports)
 
 
 _shared: dict[tuple[int, str, str], RegistrationSocket] = {}
@@ -172,13 +179,14 @@ _shared_lock = threading.Lock()
 
 @atexit.register
 def _close_shared() -> None:
-    """Close this process's shared sockets; those of a parent it was forked from are not ours."""
+    """Close the shared sockets of this process; a forked child leaves its parent's alone."""
     for (pid, _, _), shared in _shared.items():
         if pid == os.getpid():
             shared.close()
 
 
 def _bind(registration: zmq.Socket[bytes], transport: str, ip: str) -> int:
+    """Bind a free port and return it."""
     if transport == "tcp":
         registration.bind(url(transport, ip, 0))
         endpoint = str(registration.getsockopt_string(zmq.LAST_ENDPOINT))

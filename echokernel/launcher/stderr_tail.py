@@ -1,7 +1,7 @@
-"""The last lines that a kernel's process writes to stderr, for the error that says why it died.
+"""The last lines that a kernel's process wrote to stderr, for the error of a failed launch.
 
-The process writes into a pipe; a thread passes everything on to where it would have gone, as
-long as the process lives, and remembers the end.
+The process writes into a pipe. A thread forwards everything to the original target while the
+process lives, and keeps the last bytes.
 """
 
 from __future__ import annotations
@@ -15,42 +15,45 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-TAIL = 4000
-"""Bytes to remember: some 40 lines, enough for a traceback."""
+TAIL_SIZE = 4000
+"""Bytes to keep: about 40 lines, enough for a traceback."""
 
-END_TIME = 1.0
-"""Seconds to wait for the last lines of a process that has ended."""
+READ_SIZE = 65536
+"""Bytes per read; the default capacity of a pipe on Linux."""
+
+DRAIN_TIMEOUT = 1.0
+"""Seconds to wait for the last output of a process that has ended."""
 
 
 class StderrTail:
-    """Reads along with one process's stderr.
+    """The end of one process's stderr.
 
     Args:
-        wanted: the ``stderr`` that the launch was given: None (ours), a descriptor, a file,
-            ``DEVNULL``. A ``PIPE`` is the caller's to read; nothing is remembered then.
+        target: the ``stderr`` argument of the launch: None (this process's stderr), a descriptor,
+            a file or ``DEVNULL``. With ``PIPE`` the caller reads the output, and nothing is kept.
     """
 
-    def __init__(self, wanted: Any = None) -> None:
-        self._wanted = wanted
+    def __init__(self, target: Any = None) -> None:
+        self._target = target
         self._tail = b""
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Any]:
-        """Yield what to give to the process as ``stderr``."""
-        if self._wanted in (subprocess.PIPE, subprocess.STDOUT):
-            yield self._wanted
+        """Yield the ``stderr`` argument for the process; start the process within this context."""
+        if self._target in (subprocess.PIPE, subprocess.STDOUT):
+            yield self._target
             return
-        onward = self._onward()
+        forward_to = self._duplicate_target()
         read_end, write_end = os.pipe()
         self._thread = threading.Thread(
-            target=self._pump, args=(read_end, onward), name="stderr of a kernel", daemon=True
+            target=self._forward, args=(read_end, forward_to), name="KernelStderr", daemon=True
         )
         try:
             yield write_end
         finally:
             os.close(write_end)
-            # Only now: with no process (it could not be started) the pump ends at once.
+            # Started last: if the process could not be started, the thread ends immediately.
             self._thread.start()
 
     def text(self) -> str:
@@ -60,29 +63,31 @@ class StderrTail:
     async def read_to_end(self) -> str:
         """Return the last lines of a process that has ended."""
         if self._thread is not None:
-            # Not for ever: a child of the process may have inherited its stderr, and live.
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, END_TIME)
+            # The timeout is needed: a child of the process can hold the pipe open.
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self._thread.join, DRAIN_TIMEOUT)
         return self.text()
 
-    def _onward(self) -> int | None:
-        """Return a descriptor of our own for where the output would have gone."""
-        if self._wanted == subprocess.DEVNULL:
+    def _duplicate_target(self) -> int | None:
+        """Return a new descriptor for the target, or None if there is none."""
+        if self._target == subprocess.DEVNULL:
             return None
         try:
-            if self._wanted is None:
+            if self._target is None:
                 return os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
-            return os.dup(self._wanted if isinstance(self._wanted, int) else self._wanted.fileno())
-        except (OSError, ValueError):  # stderr is closed, as in some services
+            is_descriptor = isinstance(self._target, int)
+            return os.dup(self._target if is_descriptor else self._target.fileno())
+        except (OSError, ValueError):  # stderr is closed, as in some services.
             return None
 
-    def _pump(self, read_end: int, onward: int | None) -> None:
+    def _forward(self, read_end: int, forward_to: int | None) -> None:
         try:
-            while piece := os.read(read_end, 65536):
-                self._tail = (self._tail + piece)[-TAIL:]
-                if onward is not None:
-                    with contextlib.suppress(OSError):  # the terminal is gone; go on reading
-                        os.write(onward, piece)
+            while chunk := os.read(read_end, READ_SIZE):
+                self._tail = (self._tail + chunk)[-TAIL_SIZE:]
+                if forward_to is not None:
+                    with contextlib.suppress(OSError):  # The terminal is closed; keep reading.
+                        os.write(forward_to, chunk)
         finally:
             os.close(read_end)
-            if onward is not None:
-                os.close(onward)
+            if forward_to is not None:
+                os.close(forward_to)

@@ -1,8 +1,8 @@
-"""One attempt to start a kernel, for each `Way`: the file it is given, and how its ports come back.
+"""One strategy for each `StartMode`: the startup file, and how the launcher gets the ports.
 
-An attempt is made before the process is started, since it writes the file that the command
-names; it is asked for ports, over and over, while the process lives; and it is concluded once,
-whatever happened. Processes, deadlines and what comes after a failure are the provisioner's.
+A strategy is created before the process is started, because it writes the file that the command
+names. It is polled for ports while the process lives, and closed at the end in any case. Processes,
+deadlines and retries are not decided here.
 """
 
 from __future__ import annotations
@@ -19,268 +19,314 @@ from ..protocol.endpoints import IPV4_ANY, url
 from ..protocol.startup import LOOPBACK, ConnectionFile, Form, Ports, RegistrationFile
 from .heartbeat import Heartbeat
 from .registration_socket import RegistrationSocket
-from .selection import Way
-from .settings import Plan
+from .selection import StartMode
+from .settings import LaunchSpec
 
-HEARTBEAT_LOOK = 2.5
-"""Seconds between looks whether a kernel whose heartbeat is silent listens at all."""
+LISTEN_CHECK_INTERVAL = 2.5
+"""Seconds between two checks whether a kernel without a heartbeat listens on its shell port."""
 
-SILENT_LOOKS = 2
-"""Looks in a row that find it listening and silent: somebody else has its heartbeat's port."""
+LISTEN_CHECKS = 2
+"""Positive checks in a row after which another process must hold the heartbeat port."""
+
+CONNECT_TIMEOUT = 1.0
+"""Seconds for the TCP connection of such a check."""
 
 
-class Attempt:
-    """The base of all attempts.
+class StartStrategy:
+    """The base class of all strategies.
 
     Attributes:
-        way: which one this is.
-        startup_file: what the kernel's command is to name.
-        files: paths that only this attempt uses; `conclude` removes them.
-        failure: why this cannot end well, though the process lives; None while it may.
-        rewrote: the kernel wrote its ports into a file that was no connection file.
-        may_lack_ports: it may have failed for want of ports that somebody else took.
+        mode: the start mode that the strategy implements.
+        startup_file: the path that the kernel's command must name.
+        files: paths that only this launch uses; `close` removes them.
+        closed: True after `close`.
+        failure: why the launch must fail although the process lives; None as long as it can
+            succeed.
+        wrote_ports: the kernel wrote its ports into a registration file.
+        ports_contested: another process may have taken a port that the kernel was to use.
     """
 
-    way: Way
+    mode: StartMode
     failure: str | None = None
-    rewrote = False
-    may_lack_ports = False
+    wrote_ports = False
+    ports_contested = False
 
     def __init__(self, startup_file: str, files: list[str]) -> None:
         self.startup_file = startup_file
         self.files = files
-        self.concluded = False
+        self.closed = False
 
     async def wait(self, seconds: float) -> Ports | None:
-        """Return the kernel's ports as soon as they are known; None if not within ``seconds``."""
+        """Return the kernel's ports, or None if they are not known within ``seconds``."""
         raise NotImplementedError
 
-    def check(self, ports: Ports) -> None:
-        """Raise ValueError if the kernel took ports that it should not have."""
+    def check_ports(self, ports: Ports) -> None:
+        """Check that the kernel's ports are permitted.
 
-    def hand_over(self) -> None:
-        """The kernel is up: its connection file, if that was ours to write, is the manager's."""
+        Raises:
+            ValueError: one of them is not.
+        """
 
-    def conclude(self) -> None:
-        """Wait no longer and remove the files; harmless if that has been done."""
-        self.concluded = True
+    def release_connection_file(self) -> None:
+        """Keep the connection file when the strategy is closed: the kernel is up."""
+
+    def close(self) -> None:
+        """End the wait and remove the files. Can be called repeatedly."""
+        self.closed = True
         for path in self.files:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         self.files = []
 
 
-class ByHandshake(Attempt):
+class HandshakeStrategy(StartStrategy):
     """The kernel registers its ports at the registration socket (JEP 66).
 
+    Args:
+        spec: the facts of the launch.
+        form: the form of the handshake.
+
     Raises:
-        OSError, zmq.ZMQError: no socket, or no file.
+        OSError: the registration file cannot be written.
+        zmq.ZMQError: the registration socket cannot be bound.
     """
 
-    def __init__(self, plan: Plan, form: Form) -> None:
-        self.way = Way(form.value)
-        connection_files.runtime_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The process's shared socket; ipc and CURVE need one of their own.
-        self._owned = plan.transport == "ipc" or plan.curve is not None
+    def __init__(self, spec: LaunchSpec, form: Form) -> None:
+        self.mode = StartMode(form.value)
+        runtime_dir = connection_files.runtime_dir()
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # ipc and CURVE need a socket of their own. All other launches share the process's socket.
+        self._owns_socket = spec.transport == "ipc" or spec.curve is not None
         self._registration = (
-            RegistrationSocket(plan.registration_ip, transport=plan.transport, curve=plan.curve)
-            if self._owned
-            else RegistrationSocket.shared(plan.registration_ip)
+            RegistrationSocket(spec.registration_ip, transport=spec.transport, curve=spec.curve)
+            if self._owns_socket
+            else RegistrationSocket.shared(spec.registration_ip)
         )
-        self._expectation = self._registration.expect(
-            plan.launch_id, plan.key, plan.signature_scheme
-        )
-        # Not `kernel-*.json`: nobody is to take it for a connection file.
-        path = str(connection_files.runtime_dir() / f"registration-{plan.launch_id}.json")
+        self._pending = self._registration.expect(spec.launch_id, spec.key, spec.signature_scheme)
+        # Not `kernel-*.json`: jupyter_client takes such a file for a connection file.
+        path = str(runtime_dir / f"registration-{spec.launch_id}.json")
         super().__init__(path, [path])
-        self._port_range = plan.port_range
-        file = RegistrationFile(
-            form=form,
-            key=plan.key,
-            transport=plan.transport,
-            signature_scheme=plan.signature_scheme,
-            curve=plan.curve,
-            ip=plan.ip,
-            registration_ip=self._registration.ip,
-            registration_port=self._registration.port,
-            kernel_id=plan.launch_id if form is Form.SIGNED_FRAME else None,
-            # Ours, and unknown to other kernels: one connection file, the manager's.
-            connection_file=os.path.abspath(plan.connection_file),
-            kernel_name=plan.kernel_name,
-            # L6 (ours): after a restart, clients that are connected find the kernel again.
-            preferred_ports=plan.preferred_ports,
-            port_range=plan.port_range,
-            advertised_ip=plan.advertised_ip,
-            path=path,
-        )
+        self._port_range = spec.port_range
         try:
-            connection_files.write_private(path, file.to_json())
-            self._written = _stamp(path)
+            connection_files.write_private(path, self._registration_file(spec, form).to_json())
+            self._file_version = _file_version(path)
         except OSError:
-            self.conclude()
+            self.close()
             raise
 
+    def _registration_file(self, spec: LaunchSpec, form: Form) -> RegistrationFile:
+        return RegistrationFile(
+            form=form,
+            key=spec.key,
+            transport=spec.transport,
+            signature_scheme=spec.signature_scheme,
+            curve=spec.curve,
+            ip=spec.ip,
+            registration_ip=self._registration.ip,
+            registration_port=self._registration.port,
+            kernel_id=spec.launch_id if form is Form.SIGNED_FRAME else None,
+            # Ours (H6): the kernel writes its connection file to the manager's path. Other kernels
+            # do not know this key.
+            connection_file=os.path.abspath(spec.connection_file),
+            kernel_name=spec.kernel_name,
+            # Ours (L6): connected clients find the kernel again after a restart.
+            preferred_ports=spec.preferred_ports,
+            port_range=spec.port_range,
+            advertised_ip=spec.advertised_ip,
+            path=self.startup_file,
+        )
+
     async def wait(self, seconds: float) -> Ports | None:
-        registered = asyncio.wrap_future(self._expectation.registered)
+        registered = asyncio.wrap_future(self._pending.registered)
         await asyncio.wait([registered], timeout=seconds)
         if registered.done() and not registered.cancelled():
             return registered.result()
-        # As ipykernel does with any file that lacks ports.
-        if _stamp(self.startup_file) != self._written and _read_ports(self.startup_file):
-            self.rewrote = True
+        # ipykernel writes its ports into any startup file that has none.
+        changed = _file_version(self.startup_file) != self._file_version
+        if changed and _read_ports(self.startup_file):
+            self.wrote_ports = True
             self.failure = (
-                "the kernel does not know the handshake: it wrote its ports into the registration"
-                " file; `handshake: rewrite` in its kernelspec starts such a kernel"
+                "the kernel does not support the handshake: it wrote its ports into the"
+                " registration file; set `handshake: rewrite` in the provisioner config of its"
+                " kernelspec"
             )
         return None
 
-    def check(self, ports: Ports) -> None:
+    def check_ports(self, ports: Ports) -> None:
         allowed = self._port_range
-        if allowed is not None and any(port not in allowed for _, port in ports):
+        if allowed is not None and any(port not in allowed for port in ports.values()):
             low, high = allowed[0], allowed[-1]
-            raise ValueError(f"the kernel does not keep to port_range {low}-{high}")
+            raise ValueError(f"the kernel bound a port outside port_range {low}-{high}")
 
-    def conclude(self) -> None:
-        if not self.concluded:
-            self._registration.forget(self._expectation.launch_id)
-            if self._owned:
+    def close(self) -> None:
+        if not self.closed:
+            self._registration.forget(self._pending.launch_id)
+            if self._owns_socket:
                 self._registration.close()
-        super().conclude()
+        super().close()
 
 
-class _Beating(Attempt):
-    """A kernel that is known to be up by its heartbeat, the last that it starts."""
+class _HeartbeatStrategy(StartStrategy):
+    """A kernel that counts as up when its heartbeat answers, which it starts last."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan.connection_file, [plan.connection_file])
-        self._plan = plan
+    def __init__(self, spec: LaunchSpec) -> None:
+        super().__init__(spec.connection_file, [spec.connection_file])
+        self._spec = spec
         self._heartbeat: Heartbeat | None = None
-        self._next_look = 0.0
-        self._silent_looks = 0
+        self._next_check = 0.0
+        self._positive_checks = 0
 
-    def _named(self) -> Ports | None:
-        """Return the ports that the kernel is said to have; None if that is not known."""
+    def _known_ports(self) -> Ports | None:
+        """Return the ports that the kernel has or will bind, or None if they are not known yet."""
         raise NotImplementedError
 
     async def wait(self, seconds: float) -> Ports | None:
         await asyncio.sleep(seconds)
-        ports = self._named()
-        if ports is None or self.concluded:
+        ports = self._known_ports()
+        if ports is None or self.closed:
             return None
         if self._heartbeat is None:
-            self._heartbeat = Heartbeat(self._url(ports.hb), self._plan.curve)
-            self._next_look = time.monotonic() + HEARTBEAT_LOOK
-        if self._heartbeat.answered():
+            self._heartbeat = Heartbeat(self._url(ports.hb), self._spec.curve)
+            self._next_check = time.monotonic() + LISTEN_CHECK_INTERVAL
+        if self._heartbeat.has_answered():
             return ports
-        return self._without_heartbeat(ports) if self._is_silent(ports) else None
+        return self._without_heartbeat(ports) if self._heartbeat_lost(ports) else None
 
     def _without_heartbeat(self, ports: Ports) -> Ports | None:
-        """Judge a kernel that listens and has no heartbeat.
+        """Decide about a kernel that listens on its shell port and has no heartbeat.
 
-        ipykernel looks for that port in the racy way, and goes on where somebody else has it.
+        ipykernel 7.4 chooses the heartbeat port before it binds it, and continues without a
+        heartbeat if another process has taken the port.
         """
-        self.failure = f"the kernel's heartbeat is silent: somebody else has its port {ports.hb}"
-        self.may_lack_ports = True
+        self.failure = (
+            f"the kernel's heartbeat does not answer: another process holds its port {ports.hb}"
+        )
+        self.ports_contested = True
         return None
 
-    def _is_silent(self, ports: Ports) -> bool:
-        """Tell a kernel that listens and has no heartbeat from one that still loads."""
-        if time.monotonic() < self._next_look or self._plan.transport != "tcp":
+    def _heartbeat_lost(self, ports: Ports) -> bool:
+        """Return True if the kernel listens and has no heartbeat; False if it may be loading."""
+        if time.monotonic() < self._next_check or self._spec.transport != "tcp":
             return False
-        self._next_look = time.monotonic() + HEARTBEAT_LOOK
-        self._silent_looks = self._silent_looks + 1 if self._listens(ports.shell) else 0
-        return self._silent_looks >= SILENT_LOOKS
+        self._next_check = time.monotonic() + LISTEN_CHECK_INTERVAL
+        self._positive_checks = self._positive_checks + 1 if self._listens(ports.shell) else 0
+        return self._positive_checks >= LISTEN_CHECKS
 
     def _listens(self, port: int) -> bool:
         try:
-            with socket.create_connection((self._reachable_ip(), port), timeout=1):
+            with socket.create_connection((self._reachable_ip(), port), CONNECT_TIMEOUT):
                 return True
         except OSError:
             return False
 
     def _url(self, port: int) -> str:
-        return url(self._plan.transport, self._reachable_ip(), port)
+        return url(self._spec.transport, self._reachable_ip(), port)
 
     def _reachable_ip(self) -> str:
-        return LOOPBACK if self._plan.ip == IPV4_ANY else self._plan.ip
+        return LOOPBACK if self._spec.ip == IPV4_ANY else self._spec.ip
 
-    def hand_over(self) -> None:
+    def release_connection_file(self) -> None:
         self.files = []
 
-    def conclude(self) -> None:
+    def close(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.close()
             self._heartbeat = None
-        super().conclude()
+        super().close()
 
 
-class ByRewrite(_Beating):
-    """The kernel finds ports 0 in its connection file and writes there which ones it took.
+class RewriteStrategy(_HeartbeatStrategy):
+    """The kernel finds ports 0 in its connection file and writes the ports it has bound into it.
 
-    No port is known to anybody before the kernel holds it, so an *unmodified* ipykernel starts
-    without a race. At a restart the file names the last ports, where they are free; a kernel that
-    keeps them all writes nothing, and then its heartbeat alone tells.
+    No other process knows a port before the kernel holds it, so that an *unmodified* ipykernel
+    starts without a port race. At a restart the file names the last ports, if they are free. A
+    kernel that binds all of them writes nothing; then its heartbeat shows that it is up.
+
+    Args:
+        spec: the facts of the launch.
 
     Raises:
         OSError: the connection file cannot be written.
     """
 
-    way = Way.REWRITE
+    mode = StartMode.REWRITE
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+    def __init__(self, spec: LaunchSpec) -> None:
+        super().__init__(spec)
         ports = Ports(
-            **{name: port for name, port in plan.preferred_ports if port and self._is_free(port)}
+            **{
+                name: port
+                for name, port in spec.preferred_ports.items()
+                if port and self._is_free(port)
+            }
         )
-        self.may_lack_ports = any(port for _, port in ports)
+        self.ports_contested = any(ports.values())
         file = ConnectionFile(
-            key=plan.key,
-            transport=plan.transport,
-            signature_scheme=plan.signature_scheme,
-            curve=plan.curve,
-            ip=plan.ip,
+            key=spec.key,
+            transport=spec.transport,
+            signature_scheme=spec.signature_scheme,
+            curve=spec.curve,
+            ip=spec.ip,
             ports=ports,
-            # And no `kernel_name`, until it is complete: jupyter_client remembers half a file
-            # that has one.
+            # Without `kernel_name` until the ports are in the file: jupyter_client caches an
+            # incomplete connection file that has this key.
         )
-        connection_files.write_private(plan.connection_file, file.to_json())
+        connection_files.write_private(spec.connection_file, file.to_json())
 
-    def _named(self) -> Ports | None:
+    def _known_ports(self) -> Ports | None:
         return _read_ports(self.startup_file)
 
     def _is_free(self, port: int) -> bool:
-        """Guess; the port may be gone a moment later, and the kernel with it."""
-        if self._plan.transport == "ipc":
-            return not os.path.exists(f"{self._plan.ip}-{port}")
-        family = socket.AF_INET6 if ":" in self._plan.ip else socket.AF_INET
+        """Return True if the port is free now. Another process can take it before the kernel."""
+        if self._spec.transport == "ipc":
+            return not os.path.exists(f"{self._spec.ip}-{port}")
+        family = socket.AF_INET6 if ":" in self._spec.ip else socket.AF_INET
         with socket.socket(family) as probe:
-            if os.name == "posix":  # as libzmq; elsewhere the option lets two have one port
+            if os.name == "posix":  # As libzmq does. On Windows two sockets could share the port.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self._plan.ip, port))
+                probe.bind((self._spec.ip, port))
             except OSError:
                 return False
         return True
 
 
-class Classic(_Beating):
-    """The launcher chose the ports, as ever. Watched only where another way was tried before.
+class ClassicStrategy(_HeartbeatStrategy):
+    """The launcher has chosen the ports. Used only after another start mode has failed.
 
     Args:
-        plan: its ``preferred_ports`` are the kernel's.
+        spec: the facts of the launch; its ``preferred_ports`` are the chosen ports.
     """
 
-    way = Way.CLASSIC
+    mode = StartMode.CLASSIC
 
-    def _named(self) -> Ports | None:
-        return self._plan.preferred_ports
+    def _known_ports(self) -> Ports | None:
+        return self._spec.preferred_ports
 
     def _without_heartbeat(self, ports: Ports) -> Ports | None:
-        return ports  # nothing is known of this kernel, and it listens
+        return ports  # The kernel listens. It may be one that has no heartbeat.
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    """Return what changes when the file does; None if it is gone."""
+def create(mode: StartMode, spec: LaunchSpec) -> StartStrategy:
+    """Return a strategy for the start mode; its startup file is written.
+
+    Args:
+        mode: the start mode.
+        spec: the facts of the launch.
+
+    Raises:
+        OSError: the startup file cannot be written.
+        zmq.ZMQError: the registration socket cannot be bound.
+    """
+    if mode is StartMode.REWRITE:
+        return RewriteStrategy(spec)
+    if mode is StartMode.CLASSIC:
+        return ClassicStrategy(spec)
+    return HandshakeStrategy(spec, Form(mode.value))
+
+
+def _file_version(path: str) -> tuple[int, int, int] | None:
+    """Return values that change when the file is written, or None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -289,24 +335,11 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _read_ports(path: str) -> Ports | None:
-    """Return the five ports in a file; None while it has not all of them, or only half is there."""
+    """Return the five ports in a file, or None if the file is incomplete."""
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
         ports = Ports.from_keys(data)
     except (OSError, ValueError, AttributeError):
         return None
-    return ports if all(isinstance(port, int) and port > 0 for _, port in ports) else None
-
-
-def make(way: Way, plan: Plan) -> Attempt:
-    """Return an attempt in this way; its file is written.
-
-    Raises:
-        OSError, zmq.ZMQError: no registration socket, or the file cannot be written.
-    """
-    if way is Way.REWRITE:
-        return ByRewrite(plan)
-    if way is Way.CLASSIC:
-        return Classic(plan)
-    return ByHandshake(plan, Form(way.value))
+    return ports if all(isinstance(port, int) and port > 0 for port in ports.values()) else None

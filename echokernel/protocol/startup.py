@@ -65,10 +65,6 @@ class Ports:
         """Yield the ports."""
         return (getattr(self, channel) for channel in CHANNELS)
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Yield (channel, port)."""
-        return ((channel, getattr(self, channel)) for channel in CHANNELS)
-
 
 @dataclass(frozen=True)
 class CurveKeys:

@@ -1,4 +1,7 @@
-"""Classes for jupyter_server's settings: its websocket and its kernel manager, welcome-aware."""
+"""Classes for jupyter_server's settings: a websocket and a kernel manager that use the welcome.
+
+The names are public: users set them in their configuration.
+"""
 
 from .websocket import WelcomeServerKernelManager, WelcomeWebsocketConnection
 

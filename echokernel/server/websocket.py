@@ -1,17 +1,21 @@
-"""jupyter_server's end of a kernel: websockets that are open when they hear (JEP 65).
+"""jupyter_server's websocket and kernel manager, extended by the welcome (JEP 65).
 
-By configuration of jupyter_server (2.x), JupyterLab or Notebook::
+Set by configuration of jupyter_server (2.x), JupyterLab or Notebook::
 
     ServerApp.kernel_websocket_connection_class = "echokernel.server.WelcomeWebsocketConnection"
     MappingKernelManager.kernel_manager_class = "echokernel.server.WelcomeServerKernelManager"
 
-The server holds back what a frontend sends until its websocket is open. jupyter_server *nudges*
-until then: it sends ``kernel_info_request`` until something comes on IOPub, throws that away, and
-does not wait at all if the kernel is busy. Here a welcome is the proof, also of a busy kernel,
-and after a restart; kernels that promise none are nudged as ever.
+The server holds back messages of the frontend until `nudge` is done. jupyter_server's `nudge` sends
+``kernel_info_request`` until an IOPub message arrives and discards that message. It does not wait
+at all for a busy kernel. Here the welcome proves the subscription, also of a busy kernel and after
+a restart. Kernels that promise no welcome are nudged as in jupyter_server.
 
-A page that comes back, as JupyterLab's do after each restart of their kernel, finds the sockets
-that it had, and what they have received meanwhile.
+A browser tab that reconnects, as JupyterLab's tabs do after each restart of their kernel, gets the
+sockets that it had, with the messages that they have received in the meantime.
+
+This module is the adapter for jupyter_server's private and undocumented names:
+``_kernel_info_future``, ``create_stream``, ``channels``, ``session_key``, and the order of the
+callbacks on the future that `nudge` returns.
 """
 
 from __future__ import annotations
@@ -36,100 +40,105 @@ Frames = list[bytes]
 
 
 class WelcomeServerKernelManager(WelcomeManagerMixin, ServerKernelManager):
-    """jupyter_server's kernel manager, whose IOPub sockets subscribe before they connect (S1)."""
+    """jupyter_server's kernel manager; its IOPub sockets subscribe before they connect (S1)."""
 
     connect_iopub = as_zmqstream(WelcomeManagerMixin.connect_iopub)
 
 
 class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
-    """jupyter_server's websocket connection, open as soon as its subscription is welcomed."""
+    """jupyter_server's websocket connection; it opens when its subscription is welcomed."""
 
     welcome_timeout = Float(
         0.5,
-        help="Seconds to wait for the welcome of a kernel that promises one, before it is nudged.",
+        help="Seconds to wait for the welcome of a kernel that promises one; after that the kernel"
+        " is nudged as in jupyter_server.",
     ).tag(config=True)
 
-    return_time = Float(
+    resume_timeout = Float(
         2.0,
-        help="Seconds for which the sockets of a page that has left wait for it to come back.",
+        help="Seconds for which the sockets of a disconnected browser tab are kept for it.",
     ).tag(config=True)
 
     def connect(self) -> asyncio.Future[None] | None:  # type: ignore[override]
-        """Let the frontend in; returns what is done when it hears."""
+        """Connect the websocket to the kernel; the future is done when the frontend is let in."""
         connected: asyncio.Future[None] | None = super().connect()
         if connected is not None:
-            # What the server kept of the last page may lack what a newer connection had taken.
+            # jupyter_server restores the channels of the tab's previous connection. A newer
+            # connection of the same tab may have taken some of them.
             self.create_stream()
         return connected
 
     def create_stream(self) -> None:
-        """Connect to the kernel's channels that it lacks; a page that comes back finds its own."""
+        """Create the missing channels. A tab that reconnects gets its previous streams."""
         for channel in ("iopub", "shell", "control", "stdin"):
             if channel in self.channels:
                 continue
-            page = (self.session_key, channel)
+            key = (self.session_key, channel)
             port = getattr(self.kernel_manager, f"{channel}_port")
-            stream = _PageStream.find(page, port)
+            stream = ResumableStream.find(key, port)
             if stream is None:
                 connect = getattr(self.kernel_manager, f"connect_{channel}")
-                # By the page's session id, as jupyter_server does: what is due to it finds it.
+                # The tab's session id as identity, as in jupyter_server: the kernel routes
+                # replies by it.
                 stream = connect(identity=self.session.bsession)
                 if channel != "iopub":
-                    stream = _PageStream(stream, page, port, self.return_time)
-            if isinstance(stream, _PageStream):
-                stream.take(self.channels)
+                    stream = ResumableStream(stream, key, port, self.resume_timeout)
+            if isinstance(stream, ResumableStream):
+                stream.attach(self.channels)
             stream.channel = channel
             self.channels[channel] = stream
 
     @classmethod
     async def close_all(cls) -> None:
-        """The server ends."""
+        """Close all connections and the streams that are kept; the server calls this at its end."""
         await super().close_all()  # type: ignore[no-untyped-call]
-        for stream in list(_PageStream.open.values()):
-            if stream.has_left:
-                stream.end()
+        for stream in list(ResumableStream.open_streams.values()):
+            if stream.is_detached:
+                stream.close_socket()
 
     def nudge(self) -> asyncio.Future[None]:
-        """Return what is done when the kernel's publications reach the frontend.
+        """Return a future that is done when the kernel's IOPub messages reach the frontend.
 
-        Nothing that comes meanwhile is lost: the frontend gets it first.
+        The frontend receives all messages that arrive until then, in order.
         """
-        if not self._welcome_is_promised():
+        if not self._promises_welcome():
             nudged: asyncio.Future[None] = super().nudge()
             return nudged
-        held: list[Frames] = []
+        deferred: list[Frames] = []
         iopub = self.channels["iopub"]
-        connected = asyncio.ensure_future(self._hear_welcome(iopub, held))
+        connected = asyncio.ensure_future(self._wait_for_welcome(iopub, deferred))
 
-        def hand_over() -> None:
-            for frames in held:
+        def forward() -> None:
+            for frames in deferred:
                 if not iopub.closed():
                     self.handle_outgoing_message(iopub, frames)
 
-        # One step later: the server's own callbacks, which are yet to be added, replay what was
-        # sent while the frontend was away, and then let new messages pass.
-        connected.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(hand_over))
+        # One step later: jupyter_server adds its own callbacks to this future after `nudge` has
+        # returned. They replay what was published while the frontend was disconnected, which must
+        # come first.
+        connected.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(forward))
         return connected
 
-    def _welcome_is_promised(self) -> bool:
+    def _promises_welcome(self) -> bool:
         manager = self.kernel_manager
-        known = getattr(manager, "_kernel_info_future", None)  # asked when a frontend first came
-        info = known.result() if known is not None and known.done() else {}
-        # ipykernel 7.4 says 5.5 in its kernelspec and 5.3 in its reply; and it does welcome.
-        said = getattr(manager.kernel_spec, "kernel_protocol_version", None)
-        return promises_welcome(info) or promises_welcome({"protocol_version": said})
+        # jupyter_server asks for it when the first frontend connects.
+        info_future = getattr(manager, "_kernel_info_future", None)
+        info = info_future.result() if info_future is not None and info_future.done() else {}
+        # ipykernel 7.4 welcomes. It advertises 5.5 in its kernelspec, but 5.3 in its reply.
+        version = getattr(manager.kernel_spec, "kernel_protocol_version", None)
+        return promises_welcome(info) or promises_welcome({"protocol_version": version})
 
-    async def _hear_welcome(self, iopub: Any, held: list[Frames]) -> None:
-        """Wait for a welcome; put everything else that comes into ``held``."""
-        # A topic of its own: many kernels welcome only the first subscriber of a topic. And the
-        # socket may be an old one, of a page that is loaded anew, or of before a restart: its
-        # subscriptions were welcomed long ago, or of a kernel that is no more.
+    async def _wait_for_welcome(self, iopub: Any, deferred: list[Frames]) -> None:
+        """Wait for the welcome; append all other messages that arrive to ``deferred``."""
+        # A new topic, for two reasons. Many kernels welcome only the first subscriber of a topic.
+        # And the socket can be older than this connection (a reloaded tab, a restarted kernel), so
+        # that its other subscriptions are welcomed already.
         topic = f"websocket.{uuid.uuid4()}"
         welcomed = asyncio.get_running_loop().create_future()
 
         def on_recv(frames: Frames) -> None:
-            if _subscription(frames) != topic:
-                held.append(frames)
+            if _welcomed_topic(frames) != topic:
+                deferred.append(frames)
             elif not welcomed.done():
                 welcomed.set_result(None)
 
@@ -146,89 +155,89 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
                 iopub.socket.unsubscribe(topic)
 
 
-class _PageStream(ZMQStream):
-    """Shell, control or stdin of one page. Closed, it waits for the page to come back.
+class ResumableStream(ZMQStream):
+    """The shell, control or stdin stream of one browser tab. `close` keeps it for a while.
 
-    Never is there a second socket of one identity beside it. Of two, a ROUTER hears the one that
-    connected last, and the other never again: the page's cells would stay at [*] until it is
-    loaded anew. While its kernel restarts, the old one may well be the last, also if it was
-    closed before: libzmq closes in the background and goes on reconnecting meanwhile.
+    There is never a second socket with the same identity. A ROUTER sends to only one of two such
+    peers, and the cells of the other tab would stay at [*] until it is reloaded. A closed socket
+    can still be that peer while its kernel restarts: libzmq closes sockets in the background and
+    keeps reconnecting until then.
 
     Args:
-        stream: what it takes the place of.
-        page: session key and channel.
-        port: to which it is connected.
-        return_time: seconds.
+        stream: the stream that this one replaces; its socket is taken over.
+        key: session key and channel.
+        port: the port that the socket is connected to.
+        resume_timeout: seconds to keep the socket after `close`.
     """
 
-    open: ClassVar[dict[tuple[str, str], _PageStream]] = {}
+    open_streams: ClassVar[dict[tuple[str, str], ResumableStream]] = {}
 
     def __init__(
-        self, stream: ZMQStream, page: tuple[str, str], port: int, return_time: float
+        self, stream: ZMQStream, key: tuple[str, str], port: int, resume_timeout: float
     ) -> None:
         stream.io_loop.remove_handler(stream.socket)
         super().__init__(stream.socket, stream.io_loop)
-        self._page = page
+        self._key = key
         self._port = port
-        self._return_time = return_time
+        self._resume_timeout = resume_timeout
         self._channels: dict[str, Any] = {}
-        self._ending: object | None = None
-        self.channel = page[1]
-        self.open[page] = self
+        self._expiry: object | None = None
+        self.channel = key[1]
+        self.open_streams[key] = self
 
     @classmethod
-    def find(cls, page: tuple[str, str], port: int) -> _PageStream | None:
-        """Return the page's stream if it leads to this port."""
-        found = cls.open.get(page)
-        if found is None or (found._port == port and not found.closed()):
-            return found
-        found.end()
+    def find(cls, key: tuple[str, str], port: int) -> ResumableStream | None:
+        """Return the tab's open stream to this port, or None; close one to another port."""
+        stream = cls.open_streams.get(key)
+        if stream is None or (stream._port == port and not stream.closed()):
+            return stream
+        stream.close_socket()
         return None
 
     @property
-    def has_left(self) -> bool:
-        """Whether its page is gone, and may come back."""
-        return self._ending is not None
+    def is_detached(self) -> bool:
+        """True if the tab has disconnected and can still resume the stream."""
+        return self._expiry is not None
 
-    def take(self, channels: dict[str, Any]) -> None:
-        """The page is here, or here again: the stream goes into its channels.
+    def attach(self, channels: dict[str, Any]) -> None:
+        """Move the stream to the channels of the connection that uses it now.
 
-        Out of those of a connection that the server has not yet seen closed; it would close what
-        it has.
+        The previous connection may not have been closed yet. Its channels must not contain the
+        stream, because the server closes all of them.
         """
         self._channels.pop(self.channel, None)
         self._channels = channels
-        self._stay()
+        self._cancel_expiry()
 
-    def _stay(self) -> None:
-        if self._ending is not None:
-            self.io_loop.remove_timeout(self._ending)
-            self._ending = None
+    def _cancel_expiry(self) -> None:
+        if self._expiry is not None:
+            self.io_loop.remove_timeout(self._expiry)
+            self._expiry = None
 
     def close(self, linger: int | None = None) -> None:
-        """The page has left; what comes for it now stays in the socket."""
-        if self.socket is None or self.socket.closed:  # by others, with its context
-            self.end()
-        elif self._ending is None:
+        """Detach the stream from its tab; messages for the tab stay in the socket."""
+        if self.socket is None or self.socket.closed:  # The context has closed the socket.
+            self.close_socket()
+        elif self._expiry is None:
             self.on_recv(None)
-            self._ending = self.io_loop.call_later(self._return_time, self.end)
+            self._expiry = self.io_loop.call_later(self._resume_timeout, self.close_socket)
 
-    def end(self) -> None:
-        """Close the socket; what it could not deliver is dropped."""
-        self._stay()
-        if self.open.get(self._page) is self:
-            del self.open[self._page]
+    def close_socket(self) -> None:
+        """Close the socket and drop the messages that it holds."""
+        self._cancel_expiry()
+        if self.open_streams.get(self._key) is self:
+            del self.open_streams[self._key]
         super().close(linger=0)
 
 
-def _subscription(frames: Frames) -> str | None:
-    """Return the topic that a message welcomes; None if it is no welcome."""
+def _welcomed_topic(frames: Frames) -> str | None:
+    """Return the topic of a welcome, or None if the message is not a welcome."""
     try:
         _, _, header, _, _, content, *_ = frames[frames.index(DELIMITER) :]
-        # The quick way first: this sees every message until the welcome.
+        # This runs for every message until the welcome, so JSON is parsed only if needed.
         if WELCOME.encode() not in header:
             return None
-        said = json.loads(content)
+        parsed = json.loads(content)
     except ValueError:
-        return None  # for whoever receives it later to complain about
-    return said.get("subscription") if isinstance(said, dict) else None
+        return None  # The reader of the message reports the fault.
+    return parsed.get("subscription") if isinstance(parsed, dict) else None

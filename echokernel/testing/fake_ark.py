@@ -1,10 +1,12 @@
-"""A public test fake of ark, for launcher authors: the kernel's end of a handshake request.
+"""A fake of ark for launcher authors: the kernel's end of a handshake request.
 
-``python -m echokernel.testing.fake_ark -f FILE`` starts as ark does (posit-dev/ark,
-``crates/amalthea``, read in November 2026), forgives as little, and then echoes: a stock client can
-use it. It tries FILE as a connection file first; else it binds ports of its own, sends them in a
-``handshake_request`` and ends without a good reply within 5 s; in both cases it ends when nobody
-subscribes on IOPub within 10 s. The exit status is then 101, as after a panic in Rust.
+``python -m echokernel.testing.fake_ark -f FILE`` starts as ark does, is as strict as ark, and then
+runs an echo kernel for stock clients. It was written after posit-dev/ark, ``crates/amalthea``, of
+November 2026 (https://github.com/posit-dev/ark).
+
+If FILE has five ports, it is a connection file. Otherwise the fake binds free ports, sends them in
+a ``handshake_request`` and exits if no valid reply comes within 5 s. In both cases it exits if no
+client subscribes to IOPub within 10 s. The exit status is then 101, as after a panic in Rust.
 """
 
 from __future__ import annotations
@@ -24,15 +26,14 @@ import zmq
 
 from ..protocol.errors import WireError
 from ..protocol.wire import JsonObject, Message, Signer, pack_message, unpack_message
-from .fake_launcher import CHANNELS, SECOND, new_header
+from .fake_launcher import CHANNELS, SECOND_MS, new_header
 
 PANIC = 101
-"""Rust's exit status for a panic."""
-
+"""Exit status of a Rust program that panics."""
 
 KERNEL_INFO: JsonObject = {
     "status": "ok",
-    "protocol_version": "5.4",  # what ark says, though it does more
+    "protocol_version": "5.4",  # As ark reports it, which supports more.
     "supported_features": ["iopub_welcome"],
     "implementation": "fake-ark",
     "implementation_version": "1",
@@ -49,12 +50,12 @@ KERNEL_INFO: JsonObject = {
 
 
 class FakeArk:
-    """A kernel that starts as ark does, and echoes; without a loop of its own until `run`.
+    """An echo kernel that starts as ark does. Its sockets are bound here; `run` does the rest.
 
     Args:
-        file: what the startup file holds.
+        file: the content of the startup file.
         receipt_timeout: seconds to wait for the reply to the handshake request.
-        subscriber_timeout: seconds to wait for somebody who listens on IOPub.
+        subscriber_timeout: seconds to wait for the first subscriber of IOPub.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class FakeArk:
         ports = _ports_of(file)
         self._registration_port = None if ports else _registration_port(file)
         if ports and "registration_port" in file:
-            # ark takes such a file for a connection file, and nobody ever hears of its ports.
-            _panic("five ports and a registration_port in one file: it would never register")
+            # ark takes such a file for a connection file and does not register.
+            _panic("five ports and a registration_port in one file: ark would not register")
         self._address = f"{file['transport']}://{file['ip']}"
         self._signer = Signer(file["key"].encode(), file["signature_scheme"])
         self._session = uuid.uuid4().hex
@@ -80,29 +81,29 @@ class FakeArk:
         }
 
     def _bind(self, kind: int, port: int) -> zmq.Socket[bytes]:
-        made = self._context.socket(kind)
-        made.linger = SECOND
+        sock = self._context.socket(kind)
+        sock.linger = SECOND_MS
         try:
-            made.bind(f"{self._address}:{port}")
+            sock.bind(f"{self._address}:{port}")
         except zmq.ZMQError as error:
             _panic(f"cannot bind {self._address}:{port}: {error}")
-        return made
+        return sock
 
     def run(self) -> None:
-        """Register, wait for a subscriber, serve until the shutdown request."""
-        beating = threading.Thread(target=self._beat, daemon=True)
-        beating.start()
+        """Register, wait for a subscriber, then handle requests until the shutdown request."""
+        heartbeat = threading.Thread(target=self._echo_heartbeats, daemon=True)
+        heartbeat.start()
         if self._registration_port is not None:
             self._register(self._registration_port)
         self._await_subscriber()
-        self._serve()
-        self._sockets.pop("hb")  # its thread closes it
-        for each in self._sockets.values():
-            each.close()
+        self._handle_requests()
+        self._sockets.pop("hb")  # Closed by its thread.
+        for sock in self._sockets.values():
+            sock.close()
         self._context.term()
-        beating.join()
+        heartbeat.join()
 
-    def _beat(self) -> None:
+    def _echo_heartbeats(self) -> None:
         heartbeat = self._sockets["hb"]
         try:
             zmq.proxy(heartbeat, heartbeat)
@@ -111,44 +112,44 @@ class FakeArk:
 
     def _register(self, port: int) -> None:
         ports = {
-            f"{channel}_port": int(each.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-            for channel, each in self._sockets.items()
+            f"{channel}_port": int(sock.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+            for channel, sock in self._sockets.items()
         }
         with self._context.socket(zmq.REQ) as registration:
             registration.linger = 0
             registration.connect(f"{self._address}:{port}")
             request = Message(new_header("handshake_request", self._session), content=ports)
             registration.send_multipart(pack_message(request, self._signer))
-            if not registration.poll(int(self._receipt_timeout * SECOND)):
+            if not registration.poll(int(self._receipt_timeout * SECOND_MS)):
                 _panic(f"no handshake_reply within {self._receipt_timeout:g} s")
             try:
                 reply = unpack_message(registration.recv_multipart(), self._signer)
             except WireError as error:
                 _panic(f"the handshake_reply cannot be read: {error}")
         if reply.msg_type != "handshake_reply" or reply.content.get("status") != "ok":
-            _panic(f"{reply.msg_type} with the content {reply.content}")
+            _panic(f"the launcher replied {reply.msg_type} with the content {reply.content}")
 
     def _await_subscriber(self) -> None:
         iopub = self._sockets["iopub"]
-        if not iopub.poll(int(self._subscriber_timeout * SECOND)):
-            _panic(f"nobody subscribed on IOPub within {self._subscriber_timeout:g} s")
-        # The first subscriber alone is welcomed, and by no topic.
+        if not iopub.poll(int(self._subscriber_timeout * SECOND_MS)):
+            _panic(f"no client subscribed to IOPub within {self._subscriber_timeout:g} s")
+        # As ark, only the first subscriber gets a welcome, and the welcome has no topic frame.
         topic = iopub.recv()[1:].decode()
         self._publish("iopub_welcome", {"subscription": topic}, {})
         self._publish("status", {"execution_state": "starting"}, {})
 
-    def _serve(self) -> None:
+    def _handle_requests(self) -> None:
         poller = zmq.Poller()
         for channel in ("shell", "control", "stdin", "iopub"):
             poller.register(self._sockets[channel], zmq.POLLIN)
         while os.getppid() == self._parent:
-            for ready, _ in poller.poll(SECOND):
+            for ready, _ in poller.poll(SECOND_MS):
                 frames = ready.recv_multipart()
                 if ready in (self._sockets["shell"], self._sockets["control"]):
                     try:
                         request = unpack_message(frames, self._signer)
                     except WireError as error:
-                        print(f"fake ark: a message was dropped: {error}", file=sys.stderr)
+                        print(f"fake ark: dropped a message: {error}", file=sys.stderr)
                         continue
                     self._handle(request, ready)
                     if request.msg_type == "shutdown_request":
@@ -168,7 +169,7 @@ class FakeArk:
         self._publish("status", {"execution_state": "idle"}, request.header)
 
     def _reply_to(self, request: Message) -> JsonObject | None:
-        """Return the reply's content; None where there is none."""
+        """Return the content of the reply, or None for a request without a reply."""
         match request.msg_type:
             case "kernel_info_request":
                 return KERNEL_INFO
@@ -199,17 +200,17 @@ class FakeArk:
 
 
 def _ports_of(file: JsonObject) -> dict[str, int]:
-    """Return the ports of a connection file, channel -> port; none if it is not one."""
-    ports = {channel: file.get(f"{channel}_port") for channel in CHANNELS}
-    whole = {channel: port for channel, port in ports.items() if _is_u16(port)}
-    return whole if len(whole) == len(CHANNELS) else {}
+    """Return channel -> port of a connection file; empty if the file is not a connection file."""
+    values = {channel: file.get(f"{channel}_port") for channel in CHANNELS}
+    ports = {channel: port for channel, port in values.items() if _is_u16(port)}
+    return ports if len(ports) == len(CHANNELS) else {}
 
 
 def _registration_port(file: JsonObject) -> int:
     port = file.get("registration_port")
     if not _is_u16(port):
-        # A numeric string is none: ark's parser takes a number alone.
-        _panic("neither a connection file nor a registration file: registration_port is no u16")
+        # ark's parser accepts a JSON number only, not a numeric string.
+        _panic("neither a connection file nor a registration file: registration_port is not a u16")
     return port
 
 
@@ -229,15 +230,14 @@ def _read(path: str) -> JsonObject:
     return dict(file)
 
 
-def _panic(why: str) -> NoReturn:
-    """End as ark does."""
-    print(f"fake ark: {why}", file=sys.stderr, flush=True)
-    # At once, whatever the sockets still hold: that is what a panic is.
+def _panic(reason: str) -> NoReturn:
+    """Exit as a Rust program that panics: immediately, without sending pending messages."""
+    print(f"fake ark: {reason}", file=sys.stderr, flush=True)
     os._exit(PANIC)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until the shutdown request; return the exit status."""
+    """Run the fake until the shutdown request; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m echokernel.testing.fake_ark", description="Run a fake of ark."
     )
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--receipt-timeout", type=float, default=5, metavar="SECONDS")
     parser.add_argument("--subscriber-timeout", type=float, default=10, metavar="SECONDS")
     options = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a fake computes nothing to interrupt
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # There is no computation to interrupt.
     FakeArk(
         _read(options.startup_file),
         receipt_timeout=options.receipt_timeout,

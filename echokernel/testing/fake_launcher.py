@@ -1,10 +1,11 @@
-"""Public test fakes of launchers, for kernel authors: the launcher's end of a handshake (JEP 66).
+"""Fakes of launchers for kernel authors: the launcher's end of a handshake (JEP 66).
 
-`FakeLauncher` speaks both forms, and is good or has one `Fault`: start your kernel on its file
-and see what becomes of it. The kernel's end, for launcher authors, is ``fake_ark``.
+`FakeLauncher` supports both forms of the handshake. It is faultless or has one `Fault`. A test
+starts a kernel on its registration file and checks the kernel's reaction. The kernel's end, for
+launcher authors, is `fake_ark`.
 
-Facts: SPEC section 1; the messaging documentation 5.6, "Handshake"; posit-dev/kallichore
-(the reply, read in November 2026).
+Sources: https://jupyter-client.readthedocs.io/en/stable/messaging.html (protocol 5.6, handshake);
+https://github.com/posit-dev/kallichore (November 2026) for the ``handshake_reply``.
 """
 
 from __future__ import annotations
@@ -39,22 +40,24 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 SIGNED_FRAME = "signed-frame"
 HANDSHAKE_REQUEST = "handshake-request"
 FORMS = (SIGNED_FRAME, HANDSHAKE_REQUEST)
-SECOND = 1000  # milliseconds, as zmq counts
+
+SECOND_MS = 1000
+"""Milliseconds per second, for ZeroMQ's timeouts."""
 
 
 class Fault(Enum):
-    """What a `FakeLauncher` does with a registration, and what its kernel has to do then (H4)."""
+    """How a `FakeLauncher` answers a registration, and how its kernel must react (H4)."""
 
-    NONE = "none"  # a valid receipt: the kernel runs
-    SILENT = "silent"  # no answer: it ends, status not 0, at its deadline
-    WRONG_SIGNATURE = "wrong-signature"  # ignored; it ends at its deadline
-    MALFORMED = "malformed"  # ignored; it ends at its deadline
-    REFUSAL = "refusal"  # it ends at once and tells the reason
-    LATE = "late"  # a valid receipt behind its deadline: it has ended
+    NONE = "none"  # A valid receipt: the kernel runs.
+    SILENT = "silent"  # No answer: the kernel exits at its deadline with a status other than 0.
+    WRONG_SIGNATURE = "wrong-signature"  # The kernel ignores the receipt and exits at its deadline.
+    MALFORMED = "malformed"  # The kernel ignores the receipt and exits at its deadline.
+    REFUSAL = "refusal"  # The kernel exits immediately and prints the reason.
+    LATE = "late"  # A valid receipt after the deadline: the kernel has exited already.
 
 
 class FakeLauncher:
-    """A launcher's registration socket, for one kernel: one registration and one answer.
+    """A launcher's registration socket for one kernel: one registration, one answer.
 
     ::
 
@@ -66,10 +69,16 @@ class FakeLauncher:
             assert kernel.wait(10) != 0
 
     Args:
-        form: ``"signed-frame"`` (a ROUTER, as in xeus) or ``"handshake-request"`` (a REP, as in
-            Kallichore).
-        key: what signs; empty: nothing is signed.
-        late: seconds until the receipt of `Fault.LATE`; kernels in the field wait 5 s.
+        form: ``"signed-frame"`` (a ROUTER socket, as in xeus) or ``"handshake-request"`` (a REP
+            socket, as in Kallichore).
+        key: the signing key; if it is empty, nothing is signed.
+        late: seconds until the receipt of `Fault.LATE`; xeus and ark wait 5 s.
+
+    Attributes:
+        port: the registration port.
+
+    Raises:
+        ValueError: ``form`` is neither of the two.
     """
 
     KERNEL_ID = "kernel-of-a-fake-launcher"
@@ -82,7 +91,7 @@ class FakeLauncher:
         self.key = key
         self.late = late
         self._signer = Signer(key.encode())
-        self._way_back: list[bytes] = []
+        self._route: list[bytes] = []  # The frames before the delimiter: the kernel's identity.
         self._parent: JsonObject = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER if form == SIGNED_FRAME else zmq.REP)
@@ -101,11 +110,12 @@ class FakeLauncher:
         self.close()
 
     def close(self) -> None:
+        """Close the registration socket."""
         self._socket.close()
         self._context.term()
 
     def file(self) -> JsonObject:
-        """Return the registration file, as this form's launchers write it."""
+        """Return the content of the registration file, as launchers of this form write it."""
         common = {
             "transport": "tcp",
             "ip": "127.0.0.1",
@@ -118,56 +128,70 @@ class FakeLauncher:
             **common,
             "kernel_id": self.KERNEL_ID,
             "registration_ip": "127.0.0.1",
-            "registration_port": str(self.port),  # xeus reads nothing but a string here
+            "registration_port": str(self.port),  # xeus 6.0.5 reads only a string.
         }
 
     def write_file(self, path: str | os.PathLike[str], **changes: Any) -> Path:
-        """Write `file` with ``changes`` to a new ``path``, 0600; return the path."""
+        """Write the registration file with mode 0600; return its path.
+
+        Args:
+            path: a file that does not exist yet.
+            changes: keys that replace those of `file`.
+
+        Raises:
+            FileExistsError: the file exists.
+        """
         target = Path(path)
         target.touch(mode=0o600, exist_ok=False)
         target.write_text(json.dumps({**self.file(), **changes}), encoding="utf-8")
         return target
 
     def receive_registration(self, timeout: float = 20) -> dict[str, int]:
-        """Return the ports that the kernel registers, ``{"shell_port": 1, ...}``.
+        """Wait for the registration; return its ports, ``{"shell_port": 1, ...}``.
+
+        Args:
+            timeout: seconds.
 
         Raises:
-            TimeoutError: none came within ``timeout`` seconds.
-            WireError: what came is not this form's registration.
-            AssertionError: its content is not what the form asks for; the message says what.
+            TimeoutError: no registration arrived within ``timeout``.
+            WireError: the message is not a registration of this form.
+            AssertionError: the content violates the form; the message names the violation.
         """
-        if not self._socket.poll(int(timeout * SECOND)):
-            raise TimeoutError(f"no registration came within {timeout:g} s")
+        if not self._socket.poll(int(timeout * SECOND_MS)):
+            raise TimeoutError(f"no registration arrived within {timeout:g} s")
         frames = self._socket.recv_multipart()
-        self._way_back, _ = split(frames)
+        self._route, _ = split(frames)
         if self.form == SIGNED_FRAME:
-            kind: type = str
+            port_type: type = str
             content = unpack_object(unpack_signed_frame(frames, self._signer), "the registration")
-            _expect(content.pop("kernel_id", None) == self.KERNEL_ID, "kernel_id is the file's")
+            _expect(
+                content.pop("kernel_id", None) == self.KERNEL_ID,
+                "kernel_id is that of the registration file",
+            )
         else:
-            kind = int
+            port_type = int
             message = unpack_message(frames, self._signer)
             _expect(message.msg_type == "handshake_request", "msg_type is handshake_request")
             self._parent, content = message.header, message.content
         for channel in CHANNELS:
             port = content.get(f"{channel}_port")
-            _expect(type(port) is kind, f"{channel}_port is of type {kind.__name__}")
+            _expect(type(port) is port_type, f"{channel}_port is of type {port_type.__name__}")
         return {f"{channel}_port": int(content[f"{channel}_port"]) for channel in CHANNELS}
 
     def answer(self, fault: Fault = Fault.NONE) -> None:
-        """Answer the registration that was received; for `Fault.LATE`, wait before."""
+        """Answer the received registration; with `Fault.LATE`, sleep before that."""
         if fault is Fault.SILENT:
             return
         if fault is Fault.LATE:
             time.sleep(self.late)
-        self._socket.send_multipart([*self._way_back, *self._answer(fault)])
+        self._socket.send_multipart([*self._route, *self._answer(fault)])
 
     def _answer(self, fault: Fault) -> list[bytes]:
         signer = Signer(b"not the file's key") if fault is Fault.WRONG_SIGNATURE else self._signer
         refused = {"status": "error", "error": self.REASON}
         content = refused if fault is Fault.REFUSAL else {"status": "ok"}
         if self.form == SIGNED_FRAME:
-            # The content is free, `ACK` in the field; that an object can say no is ours.
+            # The content of a receipt is free; xeus sends ACK. An object as a refusal is ours.
             body = pack_json(content) if fault is Fault.REFUSAL else b"ACK"
             frames = pack_signed_frame(body, signer)
         else:
@@ -178,13 +202,18 @@ class FakeLauncher:
         return frames[:-1] if fault is Fault.MALFORMED else frames
 
 
-def _expect(right: bool, what: str) -> None:
-    if not right:
-        raise AssertionError(f"a registration in which this does not hold: {what}")
+def _expect(condition: bool, requirement: str) -> None:
+    if not condition:
+        raise AssertionError(f"the registration does not meet a requirement: {requirement}")
 
 
 def new_header(msg_type: str, session: str) -> JsonObject:
-    """Return the header of a message that is sent now."""
+    """Return a new message header with the current time.
+
+    Args:
+        msg_type: the type of the message.
+        session: the session id of the sender.
+    """
     date = datetime.now(timezone.utc).isoformat()
     return {
         "msg_id": uuid.uuid4().hex,

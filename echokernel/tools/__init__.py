@@ -1,1 +1,1 @@
-"""Commands of the command line that drive kernels from outside: doctor, install, stress."""
+"""The commands of ``echokernel``. They drive kernels from outside and never import ``runtime``."""

@@ -29,7 +29,7 @@ from echokernel.client import (
     ThreadedWelcomeClient,
     WelcomeKernelManager,
     presence_topic,
-    welcoming,
+    with_welcome,
 )
 from echokernel.client import ready as client_wait
 from echokernel.conformance.raw_client import SECOND, RawClient, receive_frames
@@ -182,7 +182,7 @@ def test_a_message_that_is_not_genuine(context, attach, caplog):
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
         assert {what for what, _ in heard(client)} == {"status"}
-    assert "dropped a message that is not genuine" in caplog.text
+    assert "dropped an invalid IOPub message" in caplog.text
 
 
 def test_over_ipc(manage):  # a short name: a socket's path has at most 107 characters
@@ -205,7 +205,7 @@ def test_encrypted(manage):
     client.stop_channels()
     plain = manager.client(curve_publickey=None, curve_secretkey=None)
     plain.start_channels()
-    with pytest.raises(NotReady, match="no answer"):
+    with pytest.raises(NotReady, match="no reply"):
         plain.wait_for_ready(timeout=0.5)
     plain.stop_channels()
 
@@ -383,7 +383,7 @@ class ConsoleClient(ThreadedKernelClient):
 
 def test_threaded_client(connection, attach):
     """S2, S3: a derived client keeps its channels; its callbacks get everything."""
-    client = attach(connection, welcoming(ConsoleClient))
+    client = attach(connection, with_welcome(ConsoleClient))
     assert isinstance(client, ConsoleClient)
     assert isinstance(client.iopub_channel, Callbacks)
     client.wait_for_ready(timeout=DEADLINE)
@@ -485,14 +485,14 @@ def test_a_kernel_that_was_shut_down(manage):
     client = manager.client()
     client.start_channels()
     manager.shutdown_kernel(now=True)
-    with pytest.raises(KernelDied, match="no kernel runs"):
+    with pytest.raises(KernelDied, match="no kernel is running"):
         client.wait_for_ready()
     client.stop_channels()
 
 
 def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
     """S2: there is its heartbeat alone to tell."""
-    monkeypatch.setattr(client_wait, "HEART_SILENCE", 1.5)
+    monkeypatch.setattr(client_wait, "HEARTBEAT_TIMEOUT", 1.5)
     connection, process = doing
     other = RawClient(context, connection)
     other.execute("sleep_in_one_call 60")
@@ -517,7 +517,7 @@ def test_nobody_is_there(attach):
     names = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
     ports = {name: low + number for number, name in enumerate(names)}
     client = attach({"transport": "tcp", "ip": "127.0.0.1", "key": "k", **ports})
-    with pytest.raises(NotReady, match=r"no answer to 1 kernel_info_request") as caught:
+    with pytest.raises(NotReady, match=r"no reply to 1 kernel_info_request") as caught:
         client.wait_for_ready(timeout=0.3)
     assert caught.value.waited >= 0.3
 
@@ -534,7 +534,7 @@ def test_a_kernel_that_is_never_heard(context, attach):
     """S2: it says which of the two it was."""
     with FakeKernel(context, zmq.PUB, silent_for=10**6) as kernel:
         client = attach(kernel.connection)
-        with pytest.raises(RuntimeError, match="nothing of what it publishes arrives"):
+        with pytest.raises(RuntimeError, match="none of its IOPub messages arrives"):
             client.wait_for_ready(timeout=8)
         assert kernel.requests > 1
 
@@ -599,7 +599,7 @@ def test_client_class(manager, client):
 
 def test_what_cannot_be_extended():
     with pytest.raises(TypeError, match="object is not derived from jupyter_client's"):
-        welcoming(object)
+        with_welcome(object)
 
 
 def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_path):
@@ -621,11 +621,11 @@ def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_pa
 
 def test_a_manager_that_has_started_nothing(monkeypatch):
     """S3: as jupyter_client's, its client does not wait for ever."""
-    monkeypatch.setattr(client_wait, "HEART_SILENCE", 0.5)
+    monkeypatch.setattr(client_wait, "HEARTBEAT_TIMEOUT", 0.5)
     manager = WelcomeKernelManager()
     client = manager.client()
     client.start_channels()
-    with pytest.raises(KernelDied, match="no kernel runs"):
+    with pytest.raises(KernelDied, match="no kernel is running"):
         client.wait_for_ready()
     client.stop_channels()
     manager.context.destroy(linger=0)
@@ -668,7 +668,7 @@ class Overriding(BlockingKernelClient):
 
 def test_a_class_of_ones_own_that_overrides(connection, attach):
     """S3: it keeps what it overrides, its heartbeat too, and ours is its super()."""
-    client = attach(connection, welcoming(Overriding))
+    client = attach(connection, with_welcome(Overriding))
     client.wait_for_ready(timeout=DEADLINE)
     assert client.called == ("connect_iopub", "ready")
     while client.get_iopub_msg(timeout=DEADLINE)["msg_type"] != "iopub_welcome":

@@ -63,7 +63,7 @@ async def test_a_busy_event_loop_does_not_delay_the_receipt():
     """Trap 10: the kernel gives up after 5 s without a receipt, and gets it in spite of this."""
     starting = asyncio.ensure_future(start_new_async_kernel(kernel_name="echo-handshake"))
     await asyncio.sleep(0)  # the process is on its way
-    while not [t for t in threading.enumerate() if t.name == "stderr of a kernel"]:
+    while not [t for t in threading.enumerate() if t.name == "KernelStderr"]:
         await asyncio.sleep(0)
     threading.Event().wait(7)  # and the loop stands still for longer than a kernel waits
     manager, client = await starting

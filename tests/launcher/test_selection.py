@@ -40,7 +40,7 @@ def said(caplog):
     caplog.set_level(logging.INFO)
 
     def lines():
-        return [r.getMessage() for r in caplog.records if "so from now on" in r.getMessage()]
+        return [r.getMessage() for r in caplog.records if "from now on" in r.getMessage()]
 
     return lines
 
@@ -123,7 +123,7 @@ def test_python3_as_it_is_installed(said):
     assert out == "42\n"
     assert manager.provisioner.__class__.__name__ == "HandshakeProvisioner"
     run_in_new_kernel("python3", "1", config=PATIENT)
-    assert all("started by rewrite of its connection file" in line for line in said())
+    assert all("start mode rewrite works" in line for line in said())
     assert len(said()) <= 1, "said once in a process"
 
 
@@ -133,7 +133,7 @@ def test_bash_kernel(kernelspecs, said):
     out, _ = run_in_new_kernel("bash", "echo $((6 * 7))", config=PATIENT)
     assert out == "42\n"
     [line] = said()
-    assert line == "bash: started by rewrite of its connection file, and so from now on"
+    assert line == "bash: start mode rewrite works and is used from now on"
 
 
 def test_a_kernel_of_which_nothing_is_known(kernelspecs, tmp_path, said):
@@ -168,8 +168,8 @@ def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
     assert out == "42\n"
     assert "registration_port" not in seen()["keys"]
     [line] = said()
-    assert "does not know the handshake: it wrote its ports" in line
-    assert "started by rewrite" in line
+    assert "does not support the handshake: it wrote its ports" in line
+    assert "start mode rewrite works" in line
     assert manager.session.key.decode() not in line
     run_in_new_kernel("liar", "1", config=PATIENT)
     assert len(said()) == 1
@@ -195,7 +195,10 @@ def test_a_number_that_promises_too_much(habits, what, kernelspecs, tmp_path, sa
     assert all(second["keys"][f"{channel}_port"] for channel in CHANNELS)
     wait_for_exit(first["pid"])
     [line] = said()
-    assert f"{name}: started by the classic way, and so from now on; the kernel {what}" in line
+    assert (
+        f"{name}: start mode classic works and is used from now on;"
+        f" signed-frame failed: the kernel {what}"
+    ) in line
     stop_manager(manager, now=True)
     again = start_manager(name)
     assert len(poll_until(lambda: len(notes()) > 2 and notes(), "the second start")) == 3
@@ -210,9 +213,7 @@ def test_a_kernel_that_dies_whichever_way(kernelspecs):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="the cause") as caught:
             start_manager("dying")
-        assert "tried: dying by the signed-frame handshake, then the classic way" in str(
-            caught.value
-        )
+        assert "tried: dying with start mode signed-frame, then classic" in str(caught.value)
 
 
 def test_what_worked_once_is_no_guess_any_more(kernelspecs, tmp_path):
@@ -235,7 +236,7 @@ def test_what_is_configured_is_never_replaced(way, kernelspecs):
     """L7: and ipykernel, which cannot do it, is told from one that hangs, at once."""
     argv = [sys.executable, *IPYKERNEL]
     kernelspecs("py", argv=argv, metadata=handshake_metadata(handshake=way))
-    with pytest.raises(RuntimeError, match=r"does not know the handshake.*`handshake: rewrite`"):
+    with pytest.raises(RuntimeError, match=r"does not support the handshake.*`handshake: rewrite`"):
         start_manager("py")
 
 

@@ -152,5 +152,5 @@ def test_a_port_in_a_string_is_a_few_ascii_digits(text, port):
 
 def test_ports_are_named_as_in_the_files():
     ports = Ports.from_keys({"shell_port": 1, "hb_port": 5, "x_port": 9})
-    assert dict(ports) == {"shell": 1, "iopub": 0, "stdin": 0, "control": 0, "hb": 5}
+    assert dict(ports.items()) == {"shell": 1, "iopub": 0, "stdin": 0, "control": 0, "hb": 5}
     assert Ports.from_keys(ports.to_keys()) == ports

@@ -29,7 +29,7 @@ def server(tmp_path_factory):
         "--log-level=DEBUG",
         # Nobody is late on a slow machine.
         "--WelcomeWebsocketConnection.welcome_timeout=10",
-        "--WelcomeWebsocketConnection.return_time=60",
+        "--WelcomeWebsocketConnection.resume_timeout=60",
         *WELCOMING,
     )
     started.kernelspec(

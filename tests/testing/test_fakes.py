@@ -153,7 +153,7 @@ def test_ark_leaves_when_nobody_subscribes(start_ark, context, tmp_path):
     process = start_ark(launcher.build_file(), "--subscriber-timeout", "0.5")
     launcher.receive_registration()
     launcher.send_receipt()
-    panics(process, "nobody subscribed on IOPub within 0.5 s")
+    panics(process, "no client subscribed to IOPub within 0.5 s")
 
 
 def test_what_ark_says_is_told(kernelspecs):

@@ -23,7 +23,7 @@ def diagnose(*names):
     done = run_doctor("--json", *names)
     assert done.stderr == ""
     result = json.loads(done.stdout)
-    assert result["well"] is (done.returncode == 0)
+    assert result["ok"] is (done.returncode == 0)
     assert done.returncode in (0, 1)
     return (
         done.returncode,
@@ -40,11 +40,11 @@ def test_all_is_well():
     echo, python3 = found["echo-handshake"], found["python3"]
     assert echo["folder"] == KernelSpecManager().get_kernel_spec("echo-handshake").resource_dir
     assert (echo["provisioner"], echo["installed"]) == ("handshake-provisioner", True)
-    assert (echo["way"], echo["why"]) == (
+    assert (echo["start_mode"], echo["reason"]) == (
         "signed-frame",
-        'its config says "handshake": "signed-frame"',
+        'its config has "handshake": "signed-frame"',
     )
-    assert (python3["provisioner"], python3["way"]) == ("local-provisioner", "classic")
+    assert (python3["provisioner"], python3["start_mode"]) == ("local-provisioner", "classic")
 
 
 def test_what_people_read():
@@ -53,7 +53,7 @@ def test_what_people_read():
     assert done.stdout.splitlines()[0].startswith("jupyter_client ")
     assert done.stdout.splitlines()[-2:] == [
         "  provisioner  handshake-provisioner (installed)",
-        '  starts by    signed-frame: its config says "handshake": "signed-frame"',
+        '  start mode   signed-frame: its config has "handshake": "signed-frame"',
     ]
 
 
@@ -79,9 +79,9 @@ def test_a_hidden_kernelspec(kernelspecs):
     [
         ("5.6", {}, "signed-frame", "kernel_protocol_version is 5.6"),
         ("5.5", {}, "classic", "kernel_protocol_version is 5.5"),
-        ("", {}, "classic", "not given"),
+        ("", {}, "classic", "no kernel_protocol_version"),
         ("5.6", {"handshake": "none"}, "classic", '"handshake": "none"'),
-        ("", {"handshake": "handshake-request"}, "handshake-request", "its config says"),
+        ("", {"handshake": "handshake-request"}, "handshake-request", "its config has"),
     ],
 )
 def test_the_way_is_the_provisioners(version, config, way, why, kernelspecs):
@@ -91,15 +91,15 @@ def test_the_way_is_the_provisioners(version, config, way, why, kernelspecs):
     )
     status, _, found = diagnose("chosen")
     assert status == 0
-    assert found["chosen"]["way"] == way
-    assert why in found["chosen"]["why"]
+    assert found["chosen"]["start_mode"] == way
+    assert why in found["chosen"]["reason"]
 
 
 def test_our_provisioner_as_default(kernelspecs, monkeypatch):
     """L7: it serves what names none, python3 too; without it, doctor says what it would do."""
     kernelspecs("plain", argv=ARGV, kernel_protocol_version="5.6")
     _, _, found = diagnose("plain")
-    assert found["plain"]["way"] == "classic"
+    assert found["plain"]["start_mode"] == "classic"
     [note] = found["plain"]["notes"]
     assert "JUPYTER_DEFAULT_PROVISIONER_NAME=handshake-provisioner" in note
     assert "signed-frame" in note
@@ -107,7 +107,7 @@ def test_our_provisioner_as_default(kernelspecs, monkeypatch):
     status, jupyter, found = diagnose("plain", "python3")
     assert status == 0
     assert any("JUPYTER_DEFAULT_PROVISIONER_NAME" in note for note in jupyter["notes"])
-    assert found["plain"]["way"] == "signed-frame"
+    assert found["plain"]["start_mode"] == "signed-frame"
     assert found["python3"]["provisioner"] == "handshake-provisioner"
 
 
@@ -118,7 +118,7 @@ def test_a_default_provisioner_that_is_not_installed(monkeypatch):
     assert status == 1
     [problem] = jupyter["problems"]
     assert "JUPYTER_DEFAULT_PROVISIONER_NAME=gone" in problem
-    assert "Unset it" in problem
+    assert "Unset the variable" in problem
     assert found["python3"]["installed"] is False
     assert found["echo-handshake"]["problems"] == []
 
@@ -146,7 +146,7 @@ def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
     ("text", "said"),
     [
         ('{"argv": [\n "x",\n]}', "line 3"),
-        ("[]", "it must be a JSON object"),
+        ("[]", "the content must be a JSON object"),
         (b"\xff", "utf-8"),
         ('{"metadata": []}', "metadata must be"),
         ('{"metadata": {"kernel_provisioner": "x"}}', "kernel_provisioner must be"),
@@ -155,8 +155,8 @@ def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
         ({"argv": []}, "argv must be a list"),
         ({"argv": "python -m x"}, "argv must be a list"),
         ({"argv": ["python", "-m", "x"]}, "{connection_file}"),
-        ({"argv": ["/no/such/program", "{connection_file}"]}, "/no/such/program is not there"),
-        ({"argv": ["{resource_dir}/kernel.json", "{connection_file}"]}, "is no program"),
+        ({"argv": ["/no/such/program", "{connection_file}"]}, "/no/such/program does not exist"),
+        ({"argv": ["{resource_dir}/kernel.json", "{connection_file}"]}, "is not executable"),
         ({"metadata": handshake_metadata(handshake="bogus")}, "handshake"),
         ({"metadata": handshake_metadata(handshke="none")}, "'handshke', which"),
     ],
@@ -207,7 +207,7 @@ def test_a_runtime_directory_that_cannot_be_written(tmp_path, monkeypatch):
     status, jupyter, _ = diagnose("echo-handshake")
     assert status == 1
     [problem] = jupyter["problems"]
-    assert "no connection file can be written" in problem
+    assert "connection files cannot be written" in problem
     assert "JUPYTER_RUNTIME_DIR" in problem
 
 

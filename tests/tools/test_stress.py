@@ -14,7 +14,7 @@ from support.programs import ECHOKERNEL, run_program
 from support.waits import poll_until
 
 from echokernel.tools.stress import report as stress_report
-from echokernel.tools.stress.report import Progress, Row, summary, table
+from echokernel.tools.stress.report import Progress, Row, summarize, table
 
 LONG = 100  # seconds, for a whole run on a loaded machine
 
@@ -44,20 +44,20 @@ def test_a_thief_that_reads_connection_files(tmp_path):
     done = stress("--launches", "4", "--processes", "2", "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(file.read_text())
-    classic, handshake = result["ways"]
-    assert (classic["way"], classic["launches"]) == ("classic", 4)
+    classic, handshake = result["modes"]
+    assert (classic["mode"], classic["launches"]) == ("classic", 4)
     assert classic["failures"] + classic["hangs"] > 0
     assert (handshake["launches"], handshake["failures"], handshake["hangs"]) == (4, 0, 0)
     assert handshake["median_start"] > 0
-    assert result["taken"] >= 5, "a launch failed for another reason than the thief"
+    assert result["ports_taken"] >= 5, "a launch failed for another reason than the thief"
     lost = [each for each in result["launches"] if each["outcome"] != "ok"]
-    assert all(each["way"] == "classic" for each in lost)
+    assert all(each["mode"] == "classic" for each in lost)
     assert any("Address already in use" in each["cause"] for each in lost)
     lines = done.stdout.splitlines()
-    assert lines[0] == "echo-handshake, 4 launches each way by 2 processes, load: thief"
+    assert lines[0] == "echo-handshake, 4 launches per mode from 2 processes, load: thief"
     assert lines[2].split() == ["launches", "failures", "hangs", "median", "start", "ratio"]
     assert lines[4].split()[:4] == ["handshake", "4", "0", "0"]
-    assert "started by signed-frame" in done.stdout
+    assert "the start mode is signed-frame" in done.stdout
     assert "8/8 launches" in done.stderr.splitlines()[-1]
     assert "\x1b" not in done.stderr, "no bar where no terminal is"
 
@@ -65,7 +65,7 @@ def test_a_thief_that_reads_connection_files(tmp_path):
 @pytest.mark.timeout(LONG + 20)
 def test_without_load_everything_starts():
     """The ratio of the starts is that to the first way; any way of the provisioner can be added."""
-    done = stress("--launches", "1", "--load", "none", "--ways", "handshake,handshake-request")
+    done = stress("--launches", "1", "--load", "none", "--modes", "handshake,handshake-request")
     assert done.returncode == 0, done.stdout + done.stderr
     handshake, request = (line.split() for line in done.stdout.splitlines()[3:5])
     assert handshake[:4] == ["handshake", "1", "0", "0"]
@@ -76,7 +76,7 @@ def test_without_load_everything_starts():
 
 @pytest.mark.timeout(LONG + 20)
 def test_while_ports_are_bound():
-    done = stress("--launches", "1", "--load", "binds", "--ways", "handshake")
+    done = stress("--launches", "1", "--load", "binds", "--modes", "handshake")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ports" in done.stdout
 
@@ -89,7 +89,7 @@ def test_a_kernel_that_dies_and_one_that_hangs(kernelspecs):
     for name, code in (("dies", dies), ("hangs", hangs)):
         argv = [sys.executable, "-c", code, "{connection_file}"]
         kernelspecs(name, argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
-    words = ("--launches", "1", "--load", "none", "--ways", "handshake")
+    words = ("--launches", "1", "--load", "none", "--modes", "handshake")
     done = stress("--kernel", "dies", *words)
     assert done.returncode == 1
     assert "handshake, 1 x: the cause" in done.stdout
@@ -126,7 +126,7 @@ def test_interrupted(how, kernelspecs, tmp_path):
     assert process.returncode == 130
     assert (out, err.strip()) == (
         "",
-        "echokernel stress: interrupted; every process and kernel of it was stopped",
+        "echokernel stress: interrupted; all its processes and kernels were stopped",
     )
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, alive
@@ -182,7 +182,7 @@ def test_mistakes_are_told_in_one_line(kernelspecs, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [["--launches", "0"], ["--launches", "x"], ["--timeout", "-1"], ["--load", "bogus"],
-     ["--ways", "classic,bogus"], ["--processes", "1.5"], ["more"]],
+     ["--modes", "classic,bogus"], ["--processes", "1.5"], ["more"]],
 )  # fmt: skip
 def test_wrong_arguments(words):
     done = stress(*words)
@@ -195,7 +195,7 @@ def test_wrong_arguments(words):
 
 
 def record(way, outcome="ok", **more):
-    return {"way": way, "outcome": outcome, **more}
+    return {"mode": way, "outcome": outcome, **more}
 
 
 def test_summary():
@@ -204,12 +204,12 @@ def test_summary():
         record("classic", "failed", cause="x"), record("handshake", seconds=1.0),
         record("handshake", "hung", cause="y"), record("rewrite", "failed", cause="z"),
     ]  # fmt: skip
-    assert summary(records, ["classic", "handshake", "rewrite"]) == [
+    assert summarize(records, ["classic", "handshake", "rewrite"]) == [
         Row("classic", 3, 1, 0, 2.0, 1.0),
         Row("handshake", 2, 0, 1, 1.0, 0.5),
         Row("rewrite", 1, 1, 0, None, None),
     ]
-    assert [row.well for row in summary(records, ["classic", "handshake"])] == [False, False]
+    assert [row.ok for row in summarize(records, ["classic", "handshake"])] == [False, False]
 
 
 def test_table_and_causes():
@@ -224,7 +224,7 @@ def test_table_and_causes():
     ]
     text = stress_report.report("title", rows, records, ("signed-frame", "so it is"), 45)
     assert text.splitlines()[-4:] == [
-        "handshake: started by signed-frame, because so it is",
+        "handshake: the start mode is signed-frame, because so it is",
         "the load took 45 ports",
         "classic, 9 x: gone",
         "classic, 1 x: ?",
@@ -235,7 +235,8 @@ def test_a_kernel_without_a_handshake_is_told():
     rows = [Row("handshake", 1, 0, 0, 1.0, 1.0)]
     text = stress_report.report("title", rows, [], ("classic", "it says 5.5"), None)
     assert text.splitlines()[-1] == (
-        "handshake: started by classic (no handshake: see --ways for others), because it says 5.5"
+        "handshake: the start mode is classic (no handshake; see --modes for other start modes),"
+        " because it says 5.5"
     )
 
 
@@ -247,8 +248,8 @@ class Terminal(io.StringIO):
 def test_progress():
     """A bar on a terminal, which overwrites itself; else a line for each tenth."""
     for out, expected in (
-        (Terminal(), "\r\x1b[K[" + "#" * 30 + "] 20/20 launches; lost: classic 1, handshake 0\n"),
-        (io.StringIO(), "20/20 launches; lost: classic 1, handshake 0\n"),
+        (Terminal(), "\r\x1b[K[" + "#" * 30 + "] 20/20 launches; failed: classic 1, handshake 0\n"),
+        (io.StringIO(), "20/20 launches; failed: classic 1, handshake 0\n"),
     ):
         progress = Progress(20, ["classic", "handshake"], out)
         progress.step(record("classic", "failed"))

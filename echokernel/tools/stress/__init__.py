@@ -1,1 +1,1 @@
-"""``echokernel stress``: the command, the processes that it starts, what it tells."""
+"""``echokernel stress``: the command, the worker processes that it starts, and its report."""

@@ -1,4 +1,4 @@
-"""What ``echokernel stress`` tells: the summary, the table, the progress."""
+"""The output of ``echokernel stress``: the summary, the table and the progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from ..doctor import CLASSIC
 from .workers import FAILED, HUNG, OK
 
 HANDSHAKE = "handshake"
-"""Our provisioner, which does what the kernelspec says."""
+"""The mode in which HandshakeProvisioner starts the kernel as its kernelspec says."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of the launches one way; times in seconds, None where no launch succeeded."""
+    """The results of all launches in one mode.
 
-    way: str
+    Attributes:
+        mode: the start mode, or `HANDSHAKE`.
+        launches: number of launches.
+        failures: number of launches that failed.
+        hangs: number of launches that reached the timeout.
+        median_start: seconds, or None if no launch succeeded.
+        ratio: of the median start to that of the first mode, or None.
+    """
+
+    mode: str
     launches: int
     failures: int
     hangs: int
@@ -28,31 +37,37 @@ class Row:
     ratio: float | None
 
     @property
-    def well(self) -> bool:
+    def ok(self) -> bool:
+        """True if each launch succeeded."""
         return not self.failures and not self.hangs
 
 
-def summary(records: Sequence[JsonObject], ways: Sequence[str]) -> list[Row]:
-    """Return a row for each way; the ratio is that of median starts to the first way's."""
+def summarize(records: Sequence[JsonObject], modes: Sequence[str]) -> list[Row]:
+    """Return one row for each mode.
+
+    Args:
+        records: one record for each launch, as `workers` prints them.
+        modes: the modes, in the order of the rows.
+    """
     rows: list[Row] = []
-    for way in ways:
-        mine = [record for record in records if record["way"] == way]
-        count = Counter(record["outcome"] for record in mine)
-        times = [record["seconds"] for record in mine if record["outcome"] == OK]
+    for mode in modes:
+        matching = [record for record in records if record["mode"] == mode]
+        outcomes = Counter(record["outcome"] for record in matching)
+        times = [record["seconds"] for record in matching if record["outcome"] == OK]
         median = statistics.median(times) if times else None
         first = rows[0].median_start if rows else median
         ratio = median / first if median and first else None
-        rows.append(Row(way, len(mine), count[FAILED], count[HUNG], median, ratio))
+        rows.append(Row(mode, len(matching), outcomes[FAILED], outcomes[HUNG], median, ratio))
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return ``rows`` as an aligned table."""
+    """Return the rows as an aligned table."""
     cells = [["", "launches", "failures", "hangs", "median start", "ratio"]]
     for row in rows:
         start = "-" if row.median_start is None else f"{row.median_start:.2f} s"
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-        cells.append([row.way, str(row.launches), str(row.failures), str(row.hangs), start, ratio])
+        cells.append([row.mode, str(row.launches), str(row.failures), str(row.hangs), start, ratio])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
@@ -65,48 +80,57 @@ def report(
     rows: Sequence[Row],
     records: Sequence[JsonObject],
     chosen: tuple[str, str],
-    taken: int | None,
+    ports_taken: int | None,
 ) -> str:
-    """Return everything that goes to stdout.
+    """Return everything that the command prints on stdout.
 
     Args:
-        chosen: (way, why) of the handshake's row.
-        taken: how many ports the load took; None if there was none.
+        title: the first line.
+        rows: the summary.
+        records: one record for each launch.
+        chosen: (start mode, reason) of the row `HANDSHAKE`.
+        ports_taken: number of ports that the load took; None if there was no load.
     """
     lines = [title, "", table(rows), ""]
-    if any(row.way == HANDSHAKE for row in rows):
-        way, why = chosen
-        same = " (no handshake: see --ways for others)" if way == CLASSIC else ""
-        lines.append(f"{HANDSHAKE}: started by {way}{same}, because {why}")
-    if taken is not None:
-        lines.append(f"the load took {taken} ports")
-    causes = Counter((r["way"], r["cause"]) for r in records if r["outcome"] != OK)
-    lines += [f"{way}, {count} x: {why}" for (way, why), count in causes.most_common()]
+    if any(row.mode == HANDSHAKE for row in rows):
+        mode, reason = chosen
+        hint = " (no handshake; see --modes for other start modes)" if mode == CLASSIC else ""
+        lines.append(f"{HANDSHAKE}: the start mode is {mode}{hint}, because {reason}")
+    if ports_taken is not None:
+        lines.append(f"the load took {ports_taken} ports")
+    causes = Counter((r["mode"], r["cause"]) for r in records if r["outcome"] != OK)
+    lines += [f"{mode}, {count} x: {cause}" for (mode, cause), count in causes.most_common()]
     return "\n".join(lines).rstrip()
 
 
 class Progress:
-    """How far it is, on stderr: a bar on a terminal, else a line now and then."""
+    """The progress of the run: a bar on a terminal, otherwise one line for each tenth.
+
+    Args:
+        total: number of launches in the whole run.
+        modes: the modes of the run.
+        out: where to write, usually stderr.
+    """
 
     WIDTH = 30
 
-    def __init__(self, total: int, ways: Sequence[str], out: IO[str]) -> None:
+    def __init__(self, total: int, modes: Sequence[str], out: IO[str]) -> None:
         self._total = total
         self._done = 0
-        self._lost = dict.fromkeys(ways, 0)
+        self._failed = dict.fromkeys(modes, 0)
         self._out = out
-        self._terminal = out.isatty()
+        self._is_terminal = out.isatty()
 
     def step(self, record: JsonObject) -> None:
-        """Take note of one launch."""
+        """Count one launch and write the progress."""
         self._done += 1
-        self._lost[record["way"]] += record["outcome"] != OK
-        lost = ", ".join(f"{way} {count}" for way, count in self._lost.items())
-        text = f"{self._done}/{self._total} launches; lost: {lost}"
-        last = self._done == self._total
-        if self._terminal:
+        self._failed[record["mode"]] += record["outcome"] != OK
+        failed = ", ".join(f"{mode} {count}" for mode, count in self._failed.items())
+        text = f"{self._done}/{self._total} launches; failed: {failed}"
+        is_last = self._done == self._total
+        if self._is_terminal:
             bar = ("#" * (self._done * self.WIDTH // self._total)).ljust(self.WIDTH, ".")
-            self._out.write(f"\r\x1b[K[{bar}] {text}" + "\n" * last)
-        elif last or self._done % max(1, self._total // 10) == 0:
+            self._out.write(f"\r\x1b[K[{bar}] {text}" + "\n" * is_last)
+        elif is_last or self._done % max(1, self._total // 10) == 0:
             self._out.write(f"{text}\n")
         self._out.flush()

@@ -1,17 +1,15 @@
-"""What the processes of ``echokernel stress`` do: launch kernels, take ports.
+"""The worker processes of ``echokernel stress``: they launch kernels or take ports.
 
-Each is ``python -m echokernel.tools.stress.workers ROLE JSON``. It says ``ready`` on stdout; a
-launcher begins at the first line on stdin. Both end when stdin ends, so also with the process that
-started them; what they have to tell are lines of JSON on stdout.
+A worker is ``python -m echokernel.tools.stress.workers ROLE JSON``. It prints ``ready``, and its
+results as lines of JSON. A launcher begins when it has read a line from stdin. Every worker ends
+when its stdin is closed, which also happens when the command dies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -20,22 +18,33 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from ...connection_files import runtime_dir
+from ...launcher.cleanup import kill_process_group
+from ...protocol.startup import CHANNELS
 from ...protocol.wire import JsonObject
 
 BINDS_PER_SECOND = 1500
-HELD = 3000
-"""Sockets that the loads hold at once; 11 to 18 of 60 classic launches failed beside that many."""
+MAX_HELD_SOCKETS = 3000
+"""Sockets that a load holds at the same time; enough to make classic launches fail."""
 
-TICK = 0.01
+BURST_INTERVAL = 0.01
 """Seconds between two bursts of binds."""
 
-LOOK_INTERVAL = 0.0005
-"""Seconds between two looks of the thief; a kernel needs 0.1 s until it binds."""
+SCAN_INTERVAL = 0.0005
+"""Seconds between two scans for connection files; a kernel takes about 0.1 s until it binds."""
+
+KILL_INTERVAL = 0.02
+"""Seconds between two attempts to kill the current kernel while a launcher stops."""
+
+CLOCK_TOLERANCE = 0.1
+"""Seconds by which a timeout can end too early."""
+
+SPARE_DESCRIPTORS = 100
+"""File descriptors that are left for other purposes than held sockets."""
 
 OK, FAILED, HUNG = "ok", "failed", "hung"
 
@@ -47,9 +56,9 @@ class Launcher:
     """Launches kernels one after the other through stock jupyter_client.
 
     Args:
-        kernels: way -> name of the kernelspec that goes this way; each is launched in turn.
-        rounds: how often.
-        timeout: seconds from the start until a cell was executed.
+        kernels: mode -> name of the kernelspec with this mode; each round launches all of them.
+        rounds: number of rounds.
+        timeout: seconds for a launch, up to the reply to an execute request.
     """
 
     def __init__(self, kernels: dict[str, str], rounds: int, timeout: float) -> None:
@@ -64,8 +73,8 @@ class Launcher:
         """Yield a record of each launch."""
         try:
             for _ in range(self._rounds):
-                for way, kernel in self._kernels.items():
-                    record = self._launch(way, kernel)
+                for mode, kernel in self._kernels.items():
+                    record = self._launch(mode, kernel)
                     if self._stopping.is_set():
                         return
                     yield record
@@ -73,44 +82,43 @@ class Launcher:
             self._done.set()
 
     def stop(self) -> None:
-        """From another thread: let `run` end soon, and no kernel stay."""
+        """End `run` and kill the current kernel; call this from another thread."""
         self._stopping.set()
-        # A kernel may be started just now: look until `run` has ended.
-        while not self._done.wait(0.02):
+        # A kernel may be starting at this moment, so repeat until `run` has ended.
+        while not self._done.wait(KILL_INTERVAL):
             process = getattr(getattr(self._manager, "provisioner", None), "process", None)
             if process is not None and process.poll() is None:
-                _kill(process)
+                kill_process_group(process)
 
-    def _launch(self, way: str, kernel: str) -> JsonObject:
+    def _launch(self, mode: str, kernel: str) -> JsonObject:
         from jupyter_client.manager import KernelManager
 
-        # Where servers put it; by itself the manager would use the folder for temporary files.
+        # The path that servers use. The manager's default is the folder for temporary files.
         file = runtime_dir() / f"kernel-{uuid.uuid4()}.json"
         self._manager = manager = KernelManager(kernel_name=kernel, connection_file=str(file))
         client = None
-        record: JsonObject = {"way": way, "outcome": OK}
+        record: JsonObject = {"mode": mode, "outcome": OK}
         started = time.monotonic()
 
-        def left() -> float:
-            return max(0.1, started + self._timeout - time.monotonic())
+        def remaining() -> float:
+            return max(CLOCK_TOLERANCE, started + self._timeout - time.monotonic())
 
         with tempfile.TemporaryFile() as stderr:
             try:
                 manager.start_kernel(stdout=subprocess.DEVNULL, stderr=stderr)
                 client = manager.client()
                 client.start_channels()
-                client.wait_for_ready(timeout=left())
+                client.wait_for_ready(timeout=remaining())
                 record["seconds"] = time.monotonic() - started
-                # Any kernel replies, if only with an error.
+                # Any reply is a success, even an error: the kernel can be of any language.
                 client.execute_interactive(
-                    "1", store_history=False, allow_stdin=False, timeout=left(),
+                    "1", store_history=False, allow_stdin=False, timeout=remaining(),
                     output_hook=lambda _: None,
                 )  # fmt: skip
-            except Exception as error:  # whatever a launch raises is what is counted here
-                # 0.1: clocks and waits are a little apart.
-                hung = time.monotonic() - started > self._timeout - 0.1
+            except Exception as error:  # Every failure of a launch is a result.
+                hung = time.monotonic() - started > self._timeout - CLOCK_TOLERANCE
                 record["outcome"] = HUNG if hung else FAILED
-                record["cause"] = cause(error, "" if hung else _text_of(stderr))
+                record["cause"] = failure_cause(error, "" if hung else _content(stderr))
             finally:
                 if client is not None:
                     client.stop_channels()
@@ -119,102 +127,101 @@ class Launcher:
         return record
 
 
-def cause(error: Exception, stderr: str) -> str:
-    """Return one line that says why a launch failed, the same for the same cause."""
-    said = [line.strip() for line in stderr.splitlines() if line.strip()]
-    line = said[-1] if said else (str(error).splitlines() or [type(error).__name__])[0]
-    # Ports, pids and times differ each time.
+def failure_cause(error: Exception, stderr: str) -> str:
+    """Return one line that is the same for all failures with the same cause.
+
+    Args:
+        error: the exception of the launch.
+        stderr: the text that the kernel's process wrote to stderr.
+    """
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    line = lines[-1] if lines else (str(error).splitlines() or [type(error).__name__])[0]
+    # Ports, pids and times differ between failures.
     return re.sub(r"\d{4,}|(?<=after )[\d.]+", "#", line)[:200]
 
 
-def _text_of(stderr: IO[bytes]) -> str:
-    stderr.seek(0)
-    return stderr.read().decode("utf-8", "replace")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a kernel and what is in its process group, which jupyter_client gives it."""
-    with contextlib.suppress(ProcessLookupError):
-        if os.name == "posix":
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 # --- loads --------------------------------------------------------------------------------------
 
 
-class Thief:
-    """Reads the connection files in ``folder`` as they appear and takes the ports in them.
+class PortThief:
+    """Takes the ports in each connection file that appears in a folder.
 
-    The race that every classic launch runs, lost for certain: between the launcher's choice of the
-    ports and the kernel's bind.
+    This happens between the launcher's choice of the ports and the kernel's bind, so that a classic
+    launch loses the port race for certain.
+
+    Args:
+        folder: the runtime directory of the run.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: set[tuple[str, int]] = set()
-        self._held: deque[socket.socket] = deque(maxlen=HELD)
-        self.taken = 0
+        self._held: deque[socket.socket] = deque(maxlen=MAX_HELD_SOCKETS)
+        self.ports_taken = 0
 
-    def work(self) -> None:
-        """Look once."""
+    def step(self) -> None:
+        """Scan the folder once."""
         for file in sorted(self._folder.glob("kernel-*.json")):
-            # A file that is gone, or half written: there is another look.
+            # A file that is gone or incomplete is scanned again next time.
             with contextlib.suppress(OSError, ValueError):
                 version = (file.name, file.stat().st_mtime_ns)
                 if version not in self._seen:
-                    self._take(json.loads(file.read_text(encoding="utf-8")))
+                    self._take_ports(json.loads(file.read_text(encoding="utf-8")))
                     self._seen.add(version)
-        time.sleep(LOOK_INTERVAL)
+        time.sleep(SCAN_INTERVAL)
 
-    def _take(self, connection: JsonObject) -> None:
-        for name in ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"):
-            taken = socket.socket()
+    def _take_ports(self, connection: JsonObject) -> None:
+        for channel in CHANNELS:
+            sock = socket.socket()
             try:
-                taken.bind((connection["ip"], connection[name]))
-                taken.listen()
-            except OSError:  # the kernel holds it
-                taken.close()
+                sock.bind((connection["ip"], connection[f"{channel}_port"]))
+                sock.listen()
+            except OSError:  # The kernel holds it.
+                sock.close()
                 continue
-            self.taken += 1
-            self._held.append(taken)
+            self.ports_taken += 1
+            self._held.append(sock)
 
 
-class Binds:
-    """Binds ports as fast as a busy machine may, and holds many."""
+class PortBinder:
+    """Binds ports as fast as the programs of a busy machine, and holds many of them."""
 
     def __init__(self) -> None:
         self._held: deque[socket.socket] = deque()
-        self._most = _allowed_files(HELD)
-        self.taken = 0
+        self._max_held = _raise_descriptor_limit(MAX_HELD_SOCKETS)
+        self.ports_taken = 0
 
-    def work(self) -> None:
-        """Make one burst."""
-        for _ in range(int(BINDS_PER_SECOND * TICK)):
-            made = socket.socket()
+    def step(self) -> None:
+        """Bind one burst of ports."""
+        for _ in range(int(BINDS_PER_SECOND * BURST_INTERVAL)):
+            sock = socket.socket()
             try:
-                made.bind(("127.0.0.1", 0))
-            except OSError:  # none is free
-                made.close()
+                sock.bind(("127.0.0.1", 0))
+            except OSError:  # No port is free.
+                sock.close()
                 break
-            self.taken += 1
-            self._held.append(made)
-            if len(self._held) > self._most:
+            self.ports_taken += 1
+            self._held.append(sock)
+            if len(self._held) > self._max_held:
                 self._held.popleft().close()
-        time.sleep(TICK)
+        time.sleep(BURST_INTERVAL)
 
 
-def _allowed_files(wanted: int) -> int:
-    """Return how many sockets this process may hold, ``wanted`` at most."""
+def _raise_descriptor_limit(wanted: int) -> int:
+    """Raise the limit of open files; return the number of sockets that it allows."""
     try:
         import resource
-    except ImportError:  # Windows: no such limit
+    except ImportError:  # Windows has no such limit.
         return wanted
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY:
-        wanted = min(wanted, most - 100)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 100, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard_limit != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard_limit - SPARE_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + SPARE_DESCRIPTORS, hard_limit))
     return wanted
 
 
@@ -222,37 +229,37 @@ def _allowed_files(wanted: int) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Run the worker that ``argv`` describes: the role and the job as JSON."""
     role, job = argv[0], json.loads(argv[1])
     if role == "launcher":
-        from jupyter_client.manager import KernelManager  # noqa: F401 (is not part of a launch)
+        from jupyter_client.manager import KernelManager  # noqa: F401 (before the first launch)
 
         launcher = Launcher(**job)
-        _say("ready")
+        _print_line("ready")
         if sys.stdin.readline():
-            _when_stdin_ends(launcher.stop)
+            _call_at_end_of_stdin(launcher.stop)
             for record in launcher.run():
-                _say(json.dumps(record))
+                _print_line(json.dumps(record))
         return
-    load = Thief(Path(job["folder"])) if role == "thief" else Binds()
+    load = PortThief(Path(job["folder"])) if role == "thief" else PortBinder()
     ended = threading.Event()
-    _say("ready")
-    _when_stdin_ends(ended.set)
+    _print_line("ready")
+    _call_at_end_of_stdin(ended.set)
     while not ended.is_set():
-        load.work()
-    _say(json.dumps({"taken": load.taken}))
+        load.step()
+    _print_line(json.dumps({"ports_taken": load.ports_taken}))
 
 
-def _when_stdin_ends(act: Any) -> None:
+def _call_at_end_of_stdin(callback: Callable[[], object]) -> None:
     def wait() -> None:
         sys.stdin.read()
-        act()
+        callback()
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _say(line: str) -> None:
-    # Who was to hear it may be gone.
-    with contextlib.suppress(BrokenPipeError):
+def _print_line(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # The command has ended.
         print(line, flush=True)
 
 
