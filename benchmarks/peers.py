@@ -330,7 +330,7 @@ def execute(client: BlockingKernelClient) -> None:
 def _cpu_seconds(process: psutil.Process) -> float:
     if sys.platform == "linux":
         # psutil counts in ticks of 10 ms. This is the id of another process's CPU clock, which
-        # counts in nanoseconds: https://man7.org/linux/man-pages/man3/clock_getcpuclockid.3.html
+        # counts in nanoseconds: clock_getcpuclockid(3).
         return time.clock_gettime(~process.pid << 3 | 2)
     times = process.cpu_times()
     return float(times.user + times.system)

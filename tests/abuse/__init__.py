@@ -1,4 +1,4 @@
-"""Tests of correctness under abuse: floods, storms, crowds, peers without the key.
+"""Tests of correctness under abuse: floods, signals, many subscribers, peers without the key.
 
 They assert correctness and bounds of memory, never speed. They take minutes, so `conftest`
 deselects them by default.

@@ -219,7 +219,7 @@ def endpoint(connection, channel):
 # --- a peer without libzmq -----------------------------------------------------------------------
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-"""Signature, version 3.0, mechanism, role (client): https://rfc.zeromq.org/spec/23/"""
+"""Signature, version 3.0, mechanism, role (client): https://rfc.zeromq.org/spec:23/ZMTP"""
 
 MORE, LONG, COMMAND = 1, 2, 4
 """Flags of a frame: another one follows; the size has 8 bytes; the frame is a command."""

@@ -28,7 +28,8 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 UNREAD = 100
 """Frames of 1 MB to a socket that the kernel does not read. ZMQ_RCVHWM bounds the number of unread
-messages, not their bytes, so the kernel holds them: https://api.zeromq.org/4-3:zmq-setsockopt"""
+messages, not their bytes, so the kernel holds them:
+https://manpages.ubuntu.com/manpages/noble/man3/zmq_setsockopt.3.html"""
 
 OPEN_FILES = 256
 """Limit of the kernel's process in the test of connections: the kernel runs out of files."""
