@@ -35,7 +35,12 @@ def normalize_parent(message: Message) -> None:
 
 @lru_cache
 def mix_in(own: Any, base: Any) -> Any:
-    """Return a class that derives from ``base`` and adds the methods of ``own``."""
+    """Return a class that derives from ``base`` and adds the methods of ``own``.
+
+    Args:
+        own: a class of this package.
+        base: a class of jupyter_client, or one that a user derived from it.
+    """
     if issubclass(own, base):
         return own
     if issubclass(base, own):
@@ -46,14 +51,25 @@ def mix_in(own: Any, base: Any) -> Any:
     return type(base)(f"Welcome{base.__name__}", (base, own), namespace)
 
 
-class BufferingChannel(BlockingReceiver):
-    """A blocking channel with a buffer.
+class _Observed:
+    """The common part of the three channels.
 
     Attributes:
         observer: called with each message when it is received.
     """
 
     observer: Observer | None = None
+
+    def received(self, message: Message) -> None:
+        """Normalize the message and pass it to the observer."""
+        normalize_parent(message)
+        observer = self.observer  # Read once: another thread can reset it at any time.
+        if observer is not None:
+            observer(message)
+
+
+class BufferingChannel(_Observed, BlockingReceiver):
+    """A blocking channel with a buffer."""
 
     def __init__(self, socket: Any, session: Any, loop: Any = None) -> None:
         super().__init__(socket, session, loop)
@@ -71,11 +87,6 @@ class BufferingChannel(BlockingReceiver):
                 continue
             self._buffer.append(message)
 
-    def received(self, message: Message) -> None:
-        normalize_parent(message)
-        if self.observer is not None:
-            self.observer(message)
-
     def get_msg(self, timeout: float | None = None) -> Message:
         """Return the next message, buffered messages first.
 
@@ -91,16 +102,13 @@ class BufferingChannel(BlockingReceiver):
         return bool(self._buffer) or super().msg_ready()
 
 
-class AsyncBufferingChannel(AsyncReceiver):
+class AsyncBufferingChannel(_Observed, AsyncReceiver):
     """An asyncio channel with a buffer.
 
     Attributes:
-        observer: called with each message when it is received.
         readers: number of tasks that are waiting in `get_msg`. While there are any, they receive
             the messages and nothing is buffered: a buffered message would not wake them.
     """
-
-    observer: Observer | None = None
 
     def __init__(self, socket: Any, session: Any, loop: Any = None) -> None:
         super().__init__(socket, session, loop)
@@ -118,11 +126,6 @@ class AsyncBufferingChannel(AsyncReceiver):
                 log.warning("dropped an invalid IOPub message: %s", error)
                 continue
             self._buffer.append(message)
-
-    def received(self, message: Message) -> None:
-        normalize_parent(message)
-        if self.observer is not None:
-            self.observer(message)
 
     async def get_msg(  # type: ignore[override]
         self, timeout: float | None = None
@@ -145,17 +148,9 @@ class AsyncBufferingChannel(AsyncReceiver):
         return bool(self._buffer) or await super().msg_ready()
 
 
-class ObservedChannel(ThreadedReceiver):
-    """A channel with callbacks. The callbacks get every message, so nothing is buffered.
+class ObservedChannel(_Observed, ThreadedReceiver):
+    """A channel with callbacks.
 
-    Attributes:
-        observer: called with each message in the loop's thread, before the callbacks.
+    The observer is called in the loop's thread, before the callbacks. The callbacks get every
+    message, so that nothing is buffered.
     """
-
-    observer: Observer | None = None
-
-    def received(self, message: Message) -> None:
-        normalize_parent(message)
-        observer = self.observer  # Read once: the waiting thread can reset it at any time.
-        if observer is not None:
-            observer(message)

@@ -86,7 +86,12 @@ def has_iopub_channel(client: Any) -> bool:
 
 
 def adapt_to_protocol(client: Any, reply: Message) -> None:
-    """Let the client's session speak the protocol version that a ``kernel_info_reply`` names."""
+    """Let the client's session use the protocol version of the kernel.
+
+    Args:
+        client: a jupyter_client client.
+        reply: the kernel's ``kernel_info_reply``.
+    """
     client._handle_kernel_info_reply(reply)
 
 
@@ -102,10 +107,14 @@ def running_heartbeat(client: Any) -> Any:
 
 
 def await_heartbeat_thread(client: Any, timeout: float) -> None:
-    """Block until the heartbeat thread of the client has started, at most ``timeout`` seconds.
+    """Block until the heartbeat thread of the client has started.
 
     A heartbeat thread that is stopped before it has started never ends. It then creates sockets
-    until the process has no file descriptor left ("Too many open files").
+    until the process has no file descriptor left ("Too many open files"; jupyter_client 8.10).
+
+    Args:
+        client: a jupyter_client client.
+        timeout: seconds to wait at most.
     """
     heartbeat = client._hb_channel
     deadline = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""How a client subscribes to a kernel and waits for it, whatever its channels are (S1, S2).
+"""How a client subscribes to a kernel and waits for it, with any kind of channels (S1, S2).
 
 `WelcomeMixin` is the common part of the three classes in `clients`; each of them adds the way it
 polls its IOPub channel. The rules that end the wait are in `protocol.readiness`.

@@ -1,4 +1,4 @@
-"""One request to a kernel's heartbeat channel, which tells whether the kernel is up.
+"""One request to a kernel's heartbeat channel; the answer shows that the kernel is up.
 
 No method blocks, and the kernel does not have to listen yet.
 """

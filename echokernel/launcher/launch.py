@@ -123,9 +123,7 @@ class Launch:
                 return ports
             if strategy.closed:
                 # Not a cancellation: jupyter_client would leave the manager's `ready` pending.
-                raise self.error(
-                    LaunchError, "the launch was aborted: the kernel was shut down meanwhile"
-                )
+                raise self.error(LaunchError, "the launch was aborted by a shutdown or a cleanup")
             status = await poll()
             if status is not None:
                 problem = f"the kernel {describe_exit(status)} before it {strategy.mode.past}"

@@ -93,7 +93,15 @@ class RegistrationSocket:
 
     @classmethod
     def shared(cls, ip: str = "127.0.0.1", *, transport: str = "tcp") -> RegistrationSocket:
-        """Return this process's socket for the address; the first call creates it."""
+        """Return this process's socket for the address; the first call creates it.
+
+        Args:
+            ip: as in the constructor.
+            transport: as in the constructor.
+
+        Raises:
+            zmq.ZMQError: the address cannot be bound.
+        """
         # The pid is part of the key: a forked child inherits the object, but not its thread.
         address = (os.getpid(), transport, ip)
         with _shared_lock:

@@ -86,7 +86,12 @@ def choose(
 
 
 def remember(kernel_spec: Any, mode: StartMode) -> None:
-    """Use this start mode for the kernelspec from now on, because it worked."""
+    """Use this start mode for the kernelspec from now on, because it worked.
+
+    Args:
+        kernel_spec: jupyter_client's ``KernelSpec``.
+        mode: the start mode that worked.
+    """
     _learned[_definition(kernel_spec)] = mode
 
 

@@ -95,7 +95,7 @@ class HandshakeStrategy(StartStrategy):
         self.mode = StartMode(form.value)
         runtime_dir = connection_files.runtime_dir()
         runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # ipc and CURVE need a socket of their own. All other launches share the process's socket.
+        # ipc and CURVE need a separate socket. All other launches share the process's socket.
         self._owns_socket = spec.transport == "ipc" or spec.curve is not None
         self._registration = (
             RegistrationSocket(spec.registration_ip, transport=spec.transport, curve=spec.curve)

@@ -187,7 +187,12 @@ class ResumableStream(ZMQStream):
 
     @classmethod
     def find(cls, key: tuple[str, str], port: int) -> ResumableStream | None:
-        """Return the tab's open stream to this port, or None; close one to another port."""
+        """Return the tab's open stream, or None. A stream to another port is closed.
+
+        Args:
+            key: session key and channel.
+            port: the current port of the channel.
+        """
         stream = cls.open_streams.get(key)
         if stream is None or (stream._port == port and not stream.closed()):
             return stream

@@ -153,7 +153,12 @@ def runtime_dir_problems(folder: Path) -> Iterator[str]:
 
 
 def privacy_problems(file: Path, remedy: str) -> Iterator[str]:
-    """Yield a fault if other users can read ``file``, which was created with mode 0600."""
+    """Yield a fault if other users can read a file.
+
+    Args:
+        file: a file that was created with mode 0600.
+        remedy: the end of the sentence.
+    """
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077 and os.name == "posix":
         yield (

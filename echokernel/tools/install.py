@@ -42,7 +42,12 @@ def install(argv: Sequence[str]) -> int:
 
 
 def kernelspec(shipped: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the content of a shipped ``kernel.json``, changed according to ``options``."""
+    """Return the content of a ``kernel.json`` for this environment.
+
+    Args:
+        shipped: the ``kernel.json`` of the wheel.
+        options: the command line.
+    """
     spec: dict[str, Any] = json.loads(shipped.read_text(encoding="utf-8"))
     spec["argv"][0] = sys.executable
     if options.display_name:

@@ -49,7 +49,7 @@ a gate, only when somebody has opened it."""
 NO_GATE = ""
 
 DIES = "import sys; sys.exit('line one\\nthe cause')"
-CAUSE = ["exited with status 1 before it", "the signed-frame handshake", "the cause"]
+CAUSE = ["exited with status 1 before it", "start mode signed-frame", "the cause"]
 """What is said of such a kernel."""
 
 WELCOMING = [
