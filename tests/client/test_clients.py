@@ -19,7 +19,7 @@ from support.fake_kernel_thread import FakeKernel
 from support.kernel_processes import start_classic
 from support.kernelspecs import handshake_metadata
 from support.ports import OWN_ADDRESS, free_range
-from support.waits import DEADLINE, poll_until
+from support.waits import DEADLINE
 from traitlets import Type
 
 from echokernel.client import (
@@ -125,12 +125,10 @@ async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
     with FakeKernel(context) as kernel:
         client = attach(kernel.connection, kind)
         expected = [b"\x01", b"\x01" + presence_topic(client.session.session)]
-        poll_until(lambda: len(kernel.joined) >= 2, "both subscriptions")
+        assert [kernel.next_event() for _ in expected] == expected
         client.stop_channels()
-        left = [b"\x00" + event[1:] for event in expected]
-        poll_until(lambda: len(kernel.joined) >= 4, "the client has left")
-        assert kernel.joined[:2] == expected
-        assert sorted(kernel.joined[2:]) == left
+        ends = [b"\x00" + event[1:] for event in expected]
+        assert sorted(kernel.next_event() for _ in ends) == ends
 
 
 def test_one_request_is_enough(context, attach, monkeypatch):
@@ -325,11 +323,12 @@ async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, att
 async def test_a_task_that_reads_meanwhile(connection, attach):
     """S2, S3: it goes on reading; the wait does not take its messages away."""
     client = attach(connection, AsyncWelcomeClient)
-    read = []
+    read, arrived = [], asyncio.Event()
 
     async def read_all():
         while True:
             read.append(await client.get_iopub_msg(timeout=None))
+            arrived.set()
 
     reader = asyncio.create_task(read_all())
     await asyncio.sleep(0)
@@ -346,7 +345,8 @@ async def test_a_task_that_reads_meanwhile(connection, attach):
 
     async def idle():
         while not any(map(is_idle, read)):
-            await asyncio.sleep(0.001)
+            arrived.clear()
+            await arrived.wait()
 
     await asyncio.wait_for(idle(), DEADLINE)
     reader.cancel()
@@ -501,8 +501,7 @@ def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
         "execute_input",
     ]
     client = attach(connection)
-    channel = client.iopub_channel
-    poll_until(channel.msg_ready, "it is welcomed")
+    assert client.iopub_channel.socket.poll(DEADLINE * SECOND), "it is not welcomed"
     killer = threading.Timer(0.5, process.popen.send_signal, [signal.SIGKILL])
     killer.start()
     with pytest.raises(KernelDied, match="no heartbeat"):

@@ -10,7 +10,13 @@ import pytest
 from jupyter_client import AsyncKernelManager
 from support.kernelspecs import handshake_metadata
 from support.managers import fake_kernelspec, start_manager, stop_manager
-from support.waits import has_exited, poll_until, read_when_written, wait_for_exit
+from support.waits import (
+    DEADLINE,
+    poll_until,
+    poll_until_async,
+    read_when_written,
+    wait_for_exit,
+)
 
 
 def test_registers_twice(kernelspecs, tmp_path):
@@ -154,9 +160,8 @@ async def hanging(kernelspecs, tmp_path, **config):
     )
     manager = AsyncKernelManager(kernel_name="hanging")
     starting = asyncio.ensure_future(manager.start_kernel())
-    while not (pid_file.exists() and pid_file.read_text()):
-        await asyncio.sleep(0.01)
-    return manager, starting, int(pid_file.read_text())
+    pid = await poll_until_async(lambda: pid_file.exists() and pid_file.read_text(), "its pid")
+    return manager, starting, int(pid)
 
 
 @pytest.mark.parametrize("way", ["signed-frame", "rewrite"])
@@ -197,11 +202,9 @@ async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runt
     )  # fmt: skip
     manager = AsyncKernelManager(kernel_name=name)
     starting = asyncio.ensure_future(manager.start_kernel())
-    while not (tmp_path / "notes").exists() or not notes():
-        await asyncio.sleep(0.01)
-    # Between its death and the next attempt there are some 0.1 s.
-    while not has_exited(notes()[0]["pid"]):
-        await asyncio.sleep(0.001)
+    [note] = await poll_until_async(lambda: (tmp_path / "notes").exists() and notes(), "a process")
+    # Between its end and the next attempt there are some 0.1 s.
+    await asyncio.to_thread(wait_for_exit, note["pid"], 3 * DEADLINE)
     await manager.provisioner.cleanup()
     with pytest.raises(RuntimeError):
         await starting

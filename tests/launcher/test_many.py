@@ -18,6 +18,7 @@ from support.managers import (
 )
 from support.ports import OWN_ADDRESS
 from support.programs import run_python
+from support.waits import poll_until_async
 
 
 async def start_and_stop(text):
@@ -62,9 +63,10 @@ async def test_the_synchronous_api_inside_a_running_loop():
 async def test_a_busy_event_loop_does_not_delay_the_receipt():
     """Trap 10: the kernel gives up after 5 s without a receipt, and gets it in spite of this."""
     starting = asyncio.ensure_future(start_new_async_kernel(kernel_name="echo-handshake"))
-    await asyncio.sleep(0)  # the process is on its way
-    while not [t for t in threading.enumerate() if t.name == "KernelStderr"]:
-        await asyncio.sleep(0)
+    await poll_until_async(
+        lambda: [t for t in threading.enumerate() if t.name == "KernelStderr"],
+        "the process is on its way",
+    )
     threading.Event().wait(7)  # and the loop stands still for longer than a kernel waits
     manager, client = await starting
     assert await echoes_async(client)

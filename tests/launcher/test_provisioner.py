@@ -25,7 +25,7 @@ from support.managers import (
     stop_manager,
 )
 from support.ports import OWN_ADDRESS
-from support.waits import poll_until
+from support.waits import poll_until, poll_until_async
 
 from echokernel.conformance.raw_messages import build_message, sign_frames
 
@@ -287,13 +287,17 @@ async def test_a_start_that_is_cancelled(kernelspecs, capfd):
     manager = AsyncKernelManager(kernel_name="dying")
     starting = asyncio.ensure_future(manager.start_kernel())
     said = ""
-    while not re.search(r"pid \d+\n", said):
-        await asyncio.sleep(0)
+
+    def pid_in_stderr():
+        nonlocal said
         said += capfd.readouterr().err
+        return re.search(r"pid (\d+)\n", said)
+
+    pid = int((await poll_until_async(pid_in_stderr, "the process has started"))[1])
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert not psutil.pid_exists(int(re.search(r"pid (\d+)", said)[1]))
+    assert not psutil.pid_exists(pid)
     with pytest.raises(RuntimeError, match="cancelled"):
         await asyncio.wait_for(manager.ready, 5)
     manager.context.destroy(linger=0)
@@ -378,14 +382,14 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
 
     starting = threading.Thread(target=start)
     starting.start()
-    said = []
-    poll_until(
-        lambda: (
-            said.append(capfd.readouterr().err) or re.search(r"registers at .*\n", "".join(said))
-        ),
-        "start",
-    )
-    port, kernel_id = "".join(said).split("registers at ")[1].split()[:2]
+    said = ""
+
+    def registration_in_stderr():
+        nonlocal said
+        said += capfd.readouterr().err
+        return re.search(r"registers at (\S+) (\S+)\n", said)
+
+    port, kernel_id = poll_until(registration_in_stderr, "the process has started").groups()
     key = manager.session.key.decode()
     stranger = context.socket(zmq.DEALER)
     stranger.connect(f"tcp://127.0.0.1:{port}")

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 
 import pytest
 from jupyter_client import AsyncKernelManager
@@ -21,7 +22,7 @@ from support.managers import (
     stop_manager,
 )
 from support.ports import OWN_ADDRESS
-from support.waits import DEADLINE, poll_until
+from support.waits import DEADLINE, poll_until_async, wait_for_exit
 
 WAYS = ("signed-frame", "handshake-request", "rewrite")
 
@@ -113,7 +114,7 @@ def test_a_thief_at_an_old_port(stolen, kernel):
     manager = start_manager(kernel, ip=OWN_ADDRESS)
     before = {name: getattr(manager, name) for name in ("shell_port", "iopub_port", "hb_port")}
     os.kill(manager.provisioner.pid, signal.SIGKILL)
-    poll_until(lambda: not manager.is_alive(), "all its threads are gone, and so its ports")
+    wait_for_exit(manager.provisioner.pid)  # with all its threads, and so its ports
     with thief_at(before[f"{stolen}_port"]):
         manager.restart_kernel(now=True)
         client = connect_client(manager)
@@ -169,47 +170,48 @@ def test_a_thief_that_comes_at_the_last_moment(port, kernelspecs, tmp_path):
 # --- supervision ------------------------------------------------------------------------------
 
 
-async def supervised(name, *, restarter=None):
-    """Start a kernel that is watched, often; return its manager and what happens to it."""
+async def supervised(name):
+    """Start a kernel that is watched closely; return (manager, queue of its restarter's events)."""
     manager = AsyncIOLoopKernelManager(kernel_name=name, ip=OWN_ADDRESS)
     manager.config.KernelRestarter.time_to_dead = 0.1
     manager.config.KernelRestarter.restart_limit = 3
     await manager.start_kernel()
-    happened = []
-    manager.add_restart_callback(lambda: happened.append("restart"), "restart")
-    manager.add_restart_callback(lambda: happened.append("dead"), "dead")
-    return manager, happened
+    events = asyncio.Queue()
+    for event in ("restart", "dead"):
+        manager.add_restart_callback(partial(events.put_nowait, event), event)
+    return manager, events
 
 
-async def until(condition, what):
-    """Let the event loop run until ``condition()`` is true."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + DEADLINE * 3
-    while not (result := condition()):
-        assert loop.time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.01)
-    return result
+async def next_of(events):
+    return await asyncio.wait_for(events.get(), 3 * DEADLINE)
+
+
+async def new_process(manager, old):
+    """Wait until the manager has another process than ``old``."""
+    await poll_until_async(
+        lambda: manager.provisioner.process and manager.provisioner.pid != old, "a new process"
+    )
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "py"])
 async def test_autorestart(name, python):
     """L8, trap 3: after SIGKILL in the first seconds, when jupyter_client would give new ports
     to a classic kernel, clients stay connected."""
-    manager, happened = await supervised(name)
+    manager, events = await supervised(name)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready(timeout=60)
     ports = manager.ports
-    for number in (1, 2):
+    for _ in range(2):
         pid = manager.provisioner.pid
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: happened.count("restart") == number, "a restart")  # noqa: B023
-        await until(lambda: manager.has_kernel and manager.provisioner.pid != pid, "it")  # noqa: B023
+        assert await next_of(events) == "restart"
+        await new_process(manager, pid)
         await client.wait_for_ready(timeout=60)
         assert manager.ports == ports
     reply = await client.execute_interactive("1", timeout=DEADLINE, output_hook=lambda _: None)
     assert reply["content"]["status"] == "ok"
-    assert "dead" not in happened
+    assert events.empty()
     client.stop_channels()
     await manager.shutdown_kernel()
     manager.context.destroy(linger=0)
@@ -219,12 +221,12 @@ async def test_an_autorestart_that_fails_ends_with_dead(kernelspecs, tmp_path):
     """Trap 6: supervision goes on after a launch that fails, and in the end clients hear `dead`."""
     switch = tmp_path / "die"
     name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
-    manager, happened = await supervised(name)
+    manager, events = await supervised(name)
     ports = manager.ports
     switch.touch()
     os.kill(manager.provisioner.pid, signal.SIGKILL)
-    await until(lambda: "dead" in happened, "supervision gives up")
-    assert happened == ["restart"] * 3 + ["dead"]
+    assert [await next_of(events) for _ in range(4)] == ["restart"] * 3 + ["dead"]
+    assert events.empty()
     assert not await manager.is_alive()
     assert manager.ports == ports
     # Somebody removes the cause, and restarts by hand, as a user does in a frontend.
@@ -246,7 +248,8 @@ def test_a_restart_that_fails_without_supervision(kernelspecs, tmp_path):
         switch.touch()
         if kill_first:
             os.kill(manager.provisioner.pid, signal.SIGKILL)
-            poll_until(lambda: not manager.is_alive(), "it is dead")  # noqa: B023
+            wait_for_exit(manager.provisioner.pid)
+            assert not manager.is_alive()
         with pytest.raises(RuntimeError, match="exited with status 7"):
             manager.restart_kernel(now=True)
         switch.unlink()
@@ -290,7 +293,7 @@ async def test_there_is_no_kernel_to_talk_to_while_it_restarts(kernelspecs, tmp_
     old = manager.provisioner.pid
     wait.touch()
     restarting = asyncio.ensure_future(manager.restart_kernel(now=True))
-    await until(lambda: manager.provisioner.pid != old and manager.provisioner.process, "a process")
+    await new_process(manager, old)
     assert not await manager.is_alive()
     assert not manager.has_kernel
     interrupting = asyncio.ensure_future(manager.interrupt_kernel())

@@ -140,8 +140,10 @@ def test_a_kernel_of_which_nothing_is_known(kernelspecs, tmp_path, said):
     """L7: the classic way, without trying anything; `rewriters` can say otherwise."""
     seen = seen_by(kernelspecs, tmp_path, "unknown", "-m", "echokernel", "-f", "{connection_file}")
     manager = start_manager("unknown")
-    poll_until((tmp_path / "unknown.seen").exists, "the process has begun")
-    poll_until(lambda: (tmp_path / "unknown.seen").read_text().endswith("}"), "its notes")
+    file = tmp_path / "unknown.seen"
+    poll_until(
+        lambda: file.exists() and file.read_text().endswith("}"), "its startup file is noted"
+    )
     assert all(seen()["keys"][f"{channel}_port"] for channel in CHANNELS)
     client = connect_client(manager)
     assert echoes(client)

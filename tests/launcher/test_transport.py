@@ -19,7 +19,7 @@ from support.managers import (
     stop_manager,
 )
 from support.ports import free_range
-from support.waits import poll_until
+from support.waits import read_when_written
 
 
 @pytest.fixture
@@ -203,5 +203,4 @@ def test_the_kernel_advertises_what_the_file_says(signed_frame_launcher, start, 
     start(signed_frame_launcher.write_file(**keys))
     signed_frame_launcher.receive_registration()
     signed_frame_launcher.send_receipt()
-    poll_until(named.exists, "the connection file")
-    assert json.loads(named.read_text())["ip"] == "192.0.2.1"
+    assert json.loads(read_when_written(named))["ip"] == "192.0.2.1"

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -167,19 +168,14 @@ def test_invalid_receipts_are_ignored(launcher, start, context):
         psutil.Process(process.pid).wait(1)
     launcher.socket.send_multipart([*way_back, *good])
     runtime = os.environ["JUPYTER_RUNTIME_DIR"]
-    own = os.path.join(runtime, f"kernel-{process.pid}.json")
-    connection = json.loads(poll_until(lambda: os.path.exists(own) and open_text(own), "running"))
+    own = Path(runtime, f"kernel-{process.pid}.json")
+    connection = json.loads(read_when_written(own))
     client = RawClient(context, connection)
     client.shut_down()
     client.close()
     status, stderr = process.wait_for_end()
     assert status == 0
     assert KEY not in stderr
-
-
-def open_text(path):
-    with open(path) as file:
-        return file.read()
 
 
 def test_no_receipt(launcher, start):

@@ -1,7 +1,8 @@
-"""Kernels that answer ``kernel_info_request`` and little else: for what no real one would do."""
+"""Kernels that answer ``kernel_info_request`` and little else, in ways that no real kernel does."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import uuid
 
@@ -10,8 +11,10 @@ import zmq
 from echokernel.conformance.raw_messages import CHANNELS, build_message, parse_message
 
 from .kernel_processes import KEY
+from .waits import DEADLINE
 
-EVENT_TIME = 100  # milliseconds after which the thread looks whether it should end
+EVENT_TIME = 100
+"""Milliseconds after which the thread checks whether it must end."""
 
 
 class FakeKernel:
@@ -19,7 +22,8 @@ class FakeKernel:
 
     Args:
         info: content of its ``kernel_info_reply``.
-        silent_for: requests whose status it does not publish, as if nobody had joined in time.
+        silent_for: number of requests whose status it does not publish, as for a subscriber that
+            comes too late.
         welcomes: whether it welcomes; XPUB only.
         forged: whether a message with a wrong signature stands before the first one.
     """
@@ -33,8 +37,7 @@ class FakeKernel:
         self.forged = forged
         self.session = uuid.uuid4().hex
         self.requests = 0
-        self.joined = []
-        """What was reported on XPUB, in order."""
+        self._events = queue.SimpleQueue()
         kinds = {"iopub": publisher, "hb": zmq.REP}
         self._sockets = {name: context.socket(kinds.get(name, zmq.ROUTER)) for name in CHANNELS}
         if publisher == zmq.XPUB:
@@ -53,6 +56,10 @@ class FakeKernel:
     def __exit__(self, *_):
         self._ending.set()
         self._thread.join()
+
+    def next_event(self):
+        """Wait for the next report on XPUB, in order: a subscription or its end."""
+        return self._events.get(timeout=DEADLINE)
 
     def _run(self):
         poller = zmq.Poller()
@@ -85,7 +92,7 @@ class FakeKernel:
 
     def _welcome(self, xpub):
         event = xpub.recv()
-        self.joined.append(event)
+        self._events.put(event)
         if self.welcomes and event[:1] == b"\x01":
             topic = event[1:]
             frames = self._build_message("iopub_welcome", {"subscription": topic.decode()})

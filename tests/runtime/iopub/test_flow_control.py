@@ -212,7 +212,8 @@ def test_shutdown_while_somebody_does_not_read(kernel):
     msg_id = kernel.execute("display_many 109000")
     sleeper.read_displays(msg_id, 1)
     kernel.send("shutdown_request", {"restart": False}, "control")
-    kernel.process.wait_for_end(PATIENT)
+    status, _ = kernel.process.wait_for_end(PATIENT)
+    assert status == 0
 
 
 def test_patience_is_for_others():
