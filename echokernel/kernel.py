@@ -1,8 +1,8 @@
 """THE FILE YOU CHANGE: the echo language. Everything else serves any language.
 
 Copy it, rename the class, describe your language, and run code in ``do_execute``. Each ``do_``
-method may be ``async`` or not; leave one out and ipykernel's plain answer is given. To start
-your kernel: ``echokernel.runtime.app.launch("your_package.kernel:YourKernel")``.
+method may be ``async`` or not; for a method that you leave out, ipykernel gives a plain reply.
+To start your kernel: ``echokernel.run_kernel("your_package.kernel:YourKernel")``.
 """
 
 import re
@@ -19,7 +19,7 @@ class EchoKernel(Kernel):
     implementation_version = __version__
     banner = "Echo: each cell is printed"
     language_info = {"name": "echo", "version": "1", "mimetype": "text/plain",
-                     "file_extension": ".txt"}  # fmt: skip
+                     "file_extension": ".txt", "pygments_lexer": "text"}  # fmt: skip
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
