@@ -34,10 +34,10 @@ PROBLEMS = {
     "missing": r"missing\b.*",
     "type": r"(a string|an object|a (whole )?number) is needed, not (an?|null)\b.*",
     "range": r".+ is not a port \([01]-65535\)",
-    "taken": r"\d+ is \w+_port already",
+    "taken": r"\d+ is already the \w+_port",
     "empty": "empty|unknown: ''; use 'tcp' or 'ipc'",
     "character": "contains a (control character|character that is not valid Unicode)",
-    "unknown": r"unknown.*; use 'tcp' or 'ipc'|unknown .+, e.g. use 'hmac-sha256'"
+    "unknown": r"unknown.*; use 'tcp' or 'ipc'|unknown .+; use for example 'hmac-sha256'"
     r"|'hmac-shake_128' has no digest that an HMAC can use",
     "curve-key": r"not a CURVE key \(40 characters of Z85\)",
 }
@@ -169,5 +169,5 @@ def test_a_port_in_a_string_is_a_few_ascii_digits(text, port):
 
 def test_ports_are_named_as_in_the_files():
     ports = Ports.from_keys({"shell_port": 1, "hb_port": 5, "x_port": 9})
-    assert dict(ports) == {"shell": 1, "iopub": 0, "stdin": 0, "control": 0, "hb": 5}
+    assert dict(ports.items()) == {"shell": 1, "iopub": 0, "stdin": 0, "control": 0, "hb": 5}
     assert Ports.from_keys(ports.to_keys()) == ports
