@@ -147,7 +147,7 @@ class RegistrationSocket:
             result = self._end.receive(frames, self._reply_header())
             if isinstance(result, Ignored):
                 self.ignored += 1
-                self._log.warning("registration socket: ignored a message: %s", result.why)
+                self._log.warning("registration socket: ignored a message: %s", result.reason)
                 return
             expectation = self._expected.pop(result.launch_id)
         self._accept(result, expectation)
