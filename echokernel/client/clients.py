@@ -37,7 +37,7 @@ class BlockingWelcomeClient(WelcomeMixin, BlockingKernelClient):
 
     @contextmanager
     def _watching(self, wait: Readiness) -> Iterator[Any]:
-        with self._listening(wait.heard) as channel:
+        with self._listening(wait.received) as channel:
             poller = zmq.Poller()
             poller.register(channel.socket, zmq.POLLIN)
 
@@ -57,7 +57,7 @@ class AsyncWelcomeClient(WelcomeMixin, AsyncKernelClient):
 
     @contextmanager
     def _watching(self, wait: Readiness) -> Iterator[Any]:
-        with self._listening(wait.heard) as channel:
+        with self._listening(wait.received) as channel:
 
             async def see(shell: zmq.Socket[bytes], seconds: float) -> None:
                 poller = zmq.asyncio.Poller()
@@ -87,7 +87,7 @@ class ThreadedWelcomeClient(WelcomeMixin, ThreadedKernelClient):
         bell.setblocking(False)
 
         def on_message(message: dict[str, Any]) -> None:  # in the loop's thread
-            wait.heard(message)
+            wait.received(message)
             # Full: it is awake anyway. Closed: the wait has just ended. An error here would keep
             # the message from its callbacks.
             with suppress(OSError):

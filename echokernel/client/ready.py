@@ -113,16 +113,16 @@ class WelcomeMixin(KernelClient):
             try:
                 while not wait.is_over:
                     now = time.monotonic()
-                    if not wait.ask_in(now):
+                    if not wait.due_in(now):
                         wait.sent(self._ask(shell), now)
-                    await see(shell, min(LOOK_EVERY, wait.ask_in(now), max(0, deadline - now)))
+                    await see(shell, min(LOOK_EVERY, wait.due_in(now), max(0, deadline - now)))
                     self._take_answers(shell, wait)
                     if not wait.is_over:
                         self._give_up(wait, begun, deadline)
                         await death.look(wait)
             finally:
                 shell.close(linger=0)
-        self._adapt_to(wait.answer)
+        self._adapt_to(wait.reply)
 
     def _watching(self, wait: Readiness) -> Any:
         """Tell ``wait`` of what comes on IOPub; yield ``async see(shell, seconds)``.
@@ -147,7 +147,7 @@ class WelcomeMixin(KernelClient):
         now = time.monotonic()
         if now < deadline:
             return
-        if wait.answer is None:
+        if wait.reply is None:
             problem = (
                 f"no answer to {wait.requests} kernel_info_request(s); it may be busy, or not run,"
                 " or the connection file may be another kernel's"
@@ -208,9 +208,9 @@ class Death:
             if heart.is_beating():
                 self._last_beat = now
                 return
-            if (wait.answer or wait.was_heard) and now > self._last_beat + HEART_SILENCE:
+            if (wait.reply or wait.has_received) and now > self._last_beat + HEART_SILENCE:
                 raise self._error(f"no heartbeat of the kernel for {HEART_SILENCE:g} s", wait)
-        if not (wait.answer or wait.was_heard):
+        if not (wait.reply or wait.has_received):
             self._last_beat = now  # nobody is there yet: a kernel may come up late
             # A manager that has started nothing may have loaded the connection file of somebody
             # else's kernel: it has no process to look at.
