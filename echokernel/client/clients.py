@@ -38,7 +38,7 @@ class BlockingWelcomeClient(WelcomeMixin, BlockingKernelClient):
 
     @contextmanager
     def _observing(self, readiness: Readiness) -> Iterator[Any]:
-        with self._observed_iopub(readiness.heard) as channel:
+        with self._observed_iopub(readiness.received) as channel:
             poller = zmq.Poller()
             poller.register(channel.socket, zmq.POLLIN)
 
@@ -58,7 +58,7 @@ class AsyncWelcomeClient(WelcomeMixin, AsyncKernelClient):
 
     @contextmanager
     def _observing(self, readiness: Readiness) -> Iterator[Any]:
-        with self._observed_iopub(readiness.heard) as channel:
+        with self._observed_iopub(readiness.received) as channel:
 
             async def poll(shell: zmq.Socket[bytes], seconds: float) -> None:
                 poller = zmq.asyncio.Poller()
@@ -89,7 +89,7 @@ class ThreadedWelcomeClient(WelcomeMixin, ThreadedKernelClient):
         wakeup.setblocking(False)
 
         def observe(message: Message) -> None:  # Runs in the loop's thread.
-            readiness.heard(message)
+            readiness.received(message)
             # If the socket is full, the wait is awake. If it is closed, the wait has ended. An
             # exception here would keep the message from the callbacks.
             with suppress(OSError):

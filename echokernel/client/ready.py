@@ -112,9 +112,9 @@ class WelcomeMixin(KernelClient):
             try:
                 while not readiness.is_over:
                     now = time.monotonic()
-                    if not readiness.ask_in(now):
+                    if not readiness.due_in(now):
                         readiness.sent(self._send_kernel_info_request(shell), now)
-                    pause = min(LIVENESS_INTERVAL, readiness.ask_in(now), max(0, deadline - now))
+                    pause = min(LIVENESS_INTERVAL, readiness.due_in(now), max(0, deadline - now))
                     await poll(shell, pause)
                     self._read_replies(shell, readiness)
                     if not readiness.is_over:
@@ -122,7 +122,7 @@ class WelcomeMixin(KernelClient):
                         await liveness.poll(readiness)
             finally:
                 shell.close(linger=0)
-        reply: Any = readiness.answer
+        reply: Any = readiness.reply
         if isinstance(reply["content"].get("protocol_version"), str):
             compat.adapt_to_protocol(self, reply)
 
@@ -150,7 +150,7 @@ class WelcomeMixin(KernelClient):
         now = time.monotonic()
         if now < deadline:
             return
-        if readiness.answer is None:
+        if readiness.reply is None:
             problem = (
                 f"no reply to {readiness.requests} kernel_info_request(s); check that the kernel"
                 " is running, that it is not busy, and that the connection file is the kernel's"
@@ -213,7 +213,7 @@ class LivenessMonitor:
         heartbeat = compat.running_heartbeat(self._client)
         if heartbeat is not None and heartbeat.is_beating():
             self._last_beat = now
-        elif readiness.answer is None and not readiness.was_heard:
+        elif readiness.reply is None and not readiness.has_received:
             self._last_beat = now  # The kernel may still be starting.
             # A manager that has started no kernel has no process to check: it may have loaded the
             # connection file of another program's kernel.

@@ -162,7 +162,7 @@ class RegistrationSocket:
             result = self._handshake.receive(frames, self._reply_header())
             if isinstance(result, Ignored):
                 self.ignored += 1
-                _log.warning("registration socket: ignored a message: %s", result.why)
+                _log.warning("registration socket: ignored a message: %s", result.reason)
                 return
             pending = self._pending.pop(result.launch_id)
         self._accept(result, pending)

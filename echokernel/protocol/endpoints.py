@@ -1,6 +1,6 @@
-"""ZeroMQ addresses of a kernel's sockets and of the registration socket. Nothing is resolved here.
+"""ZeroMQ addresses of a kernel's sockets and of the registration socket. No name is resolved here.
 
-Source: messaging docs, "Connection files"; libzmq's zmq_tcp(7) and zmq_ipc(7).
+Source: "Connection files" in https://jupyter-client.readthedocs.io/en/stable/kernels.html
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 
 IPV4_ANY = "0.0.0.0"
-"""Binds every IPv4 address of the host. A peer cannot connect to it."""
+"""Binds every IPv4 address of the host; a peer cannot connect to this address."""
 
 
 def is_loopback(host: str) -> bool:
@@ -20,7 +20,13 @@ def is_loopback(host: str) -> bool:
 
 
 def url(transport: str, ip: str, port: int | str) -> str:
-    """Return the ZeroMQ address: ``tcp://ip:port``, or ``ipc://ip-port`` (F7)."""
+    """Return the ZeroMQ address ``tcp://ip:port`` or ``ipc://ip-port`` (F7).
+
+    Args:
+        transport: ``"tcp"`` or ``"ipc"``.
+        ip: a host name, an IPv4 or IPv6 address; for ``ipc`` the prefix of a path.
+        port: number of the port, or any suffix.
+    """
     if transport == "ipc":
         return f"ipc://{ip}-{port}"
     return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"

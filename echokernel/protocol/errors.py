@@ -1,42 +1,42 @@
-"""Every error this project raises on purpose, as one tree.
+"""Every error that this project raises on purpose, in one tree. The party at fault is on the right.
 
 ::
 
     EchoKernelError
-    ├── StartupFileError        the file that -f names is not usable          (ours to tell)
-    ├── BindError               a socket cannot be bound                      (this host)
-    ├── ConnectionFileError     the kernel's own connection file can't be written (this host)
-    ├── WireError               frames that came from a peer are not usable   (the peer)
+    ├── StartupFileError        the startup file is not usable           (its author)
+    ├── BindError               a socket cannot be bound                 (this host)
+    ├── ConnectionFileError     the connection file cannot be written    (this host)
+    ├── WireError               frames from a peer are not usable        (the peer)
     │   ├── MalformedMessage
     │   └── BadSignature
-    ├── HandshakeError          the handshake ended without a receipt
-    │   ├── RegistrationRefused     the launcher said no                      (the launcher)
-    │   └── RegistrationTimeout     the launcher said nothing                 (the launcher)
-    ├── CommError               a request over a comm did not end in a result
-    │   ├── CommDisconnected        nobody is left who could answer           (the frontend)
-    │   ├── CommTimeout             no answer within the time that the caller gave
-    │   └── CommRequestError        the other end answered with an error
-    ├── LaunchError             the launcher could not bring up the kernel
-    │   ├── KernelDied              the process ended before it registered, or was ready
-    │   └── LaunchTimeout           the process lives but did not register
-    └── NotReady                the client waited for a kernel in vain
+    ├── HandshakeError          the handshake ended without a receipt    (the launcher)
+    │   ├── RegistrationRefused     the launcher replied with an error
+    │   └── RegistrationTimeout     the launcher sent no valid receipt in time
+    ├── CommError               a comm request did not end in a result   (the frontend)
+    │   ├── CommDisconnected        no client can respond any more
+    │   ├── CommTimeout             no response within the caller's timeout
+    │   └── CommRequestError        the response is an error
+    ├── LaunchError             the launcher could not start the kernel  (the kernel)
+    │   ├── KernelDied              the process ended before it was ready
+    │   └── LaunchTimeout           the process did not register in time
+    └── NotReady                a client waited in vain for a kernel     (the kernel)
 
-Facts are attributes; the sentence is made from them and says what to do. No attribute and no
-sentence holds a key.
+Facts are attributes. ``str()`` is built from them: what failed, where, and what to do. No attribute
+and no sentence contains a key.
 """
 
 from __future__ import annotations
 
 
 class EchoKernelError(Exception):
-    """Base of everything below; ``str()`` is one sentence (LaunchError: a few lines)."""
+    """Base class; ``str()`` is one sentence (several lines for `LaunchError`)."""
 
 
 class StartupFileError(EchoKernelError):
     """A startup file that cannot be used (F3).
 
-    Attributes: ``path`` (str), ``field`` (the JSON key, or None for the file itself),
-    ``problem`` (what is wrong and what would be right).
+    Attributes: ``path`` (str), ``field`` (the JSON key; None: the whole file), ``problem`` (what is
+    wrong, and what would be right).
     """
 
     def __init__(self, path: str, field: str | None, problem: str) -> None:
@@ -67,15 +67,15 @@ class ConnectionFileError(EchoKernelError):
 
 
 class WireError(EchoKernelError):
-    """Frames from a peer that cannot be used; the reader drops them and goes on."""
+    """Frames from a peer that cannot be used; the receiver drops them and continues."""
 
 
 class MalformedMessage(WireError):
-    """The frames are not a message of this protocol."""
+    """The frames are not a message of the Jupyter protocol."""
 
 
 class BadSignature(WireError):
-    """The frames are a message, but not one signed with the expected key."""
+    """The frames are a message, but it is not signed with the expected key."""
 
 
 class HandshakeError(EchoKernelError):
@@ -83,7 +83,7 @@ class HandshakeError(EchoKernelError):
 
 
 class RegistrationRefused(HandshakeError):
-    """The launcher answered with ``status: error``: ``address``, ``reason`` (str)."""
+    """The launcher replied with ``status: error`` (H4): ``address``, ``reason`` (str)."""
 
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
@@ -92,30 +92,33 @@ class RegistrationRefused(HandshakeError):
 
 
 class RegistrationTimeout(HandshakeError):
-    """No valid receipt came: ``address`` (str), ``waited`` (seconds), ``ignored`` (answers)."""
+    """No valid receipt arrived in time (H4).
+
+    Attributes: ``address`` (str), ``waited`` (seconds), ``ignored`` (number of invalid answers).
+    """
 
     def __init__(self, address: str, waited: float, ignored: int) -> None:
         self.address = address
         self.waited = waited
         self.ignored = ignored
-        heard = f"{ignored} invalid answer(s) were ignored" if ignored else "nothing answered"
+        received = f"{ignored} invalid answer(s) were ignored" if ignored else "no answer"
         super().__init__(
-            f"no valid receipt from the launcher at {address} within {waited:g} s ({heard});"
+            f"no valid receipt from the launcher at {address} within {waited:g} s ({received});"
             " is the launcher that wrote the registration file still running?"
         )
 
 
 class CommError(EchoKernelError):
-    """A request over a comm that ended in no result (C6)."""
+    """A comm request that did not end in a result (C6)."""
 
 
 class CommDisconnected(CommError, ConnectionError):
-    """Nobody is left who could answer (C1).
+    """No client can respond any more (C1).
 
-    Also a ``ConnectionError``, for code that does not know of comms.
+    It is a ``ConnectionError`` too, for code that knows nothing about comms.
 
-    Attributes: ``reason`` (str), ``comm_id`` (str), ``session`` (id of the session that the comm
-    belongs to; None: nobody's).
+    Attributes: ``reason`` (str), ``comm_id`` (str), ``session`` (id of the session that owns the
+    comm; None: no session).
     """
 
     def __init__(self, reason: str, comm_id: str, session: str | None) -> None:
@@ -126,19 +129,20 @@ class CommDisconnected(CommError, ConnectionError):
 
 
 class CommTimeout(CommError, TimeoutError):
-    """No answer in time: ``method`` (str), ``timeout`` (seconds, the caller's), ``comm_id``."""
+    """No response in time: ``method`` (str), ``timeout`` (seconds), ``comm_id`` (str)."""
 
     def __init__(self, method: str, timeout: float, comm_id: str) -> None:
         self.method = method
         self.timeout = timeout
         self.comm_id = comm_id
-        super().__init__(f"{method}: no answer on the comm {comm_id} within {timeout:g} s")
+        super().__init__(f"{method}: no response on the comm {comm_id} within {timeout:g} s")
 
 
 class CommRequestError(CommError):
-    """An error as JSON-RPC has it: ``code`` (int), ``message`` (str), ``data`` (JSON or None).
+    """A JSON-RPC error: ``code`` (int), ``message`` (str), ``data`` (JSON or None).
 
-    Raised where a request was answered with one; a method that raises one answers with it.
+    A request raises this error if the response is an error. A method that raises this error
+    responds with it. https://www.jsonrpc.org/specification#error_object
     """
 
     def __init__(self, code: int, message: str, data: object = None) -> None:
@@ -149,11 +153,11 @@ class CommRequestError(CommError):
 
 
 class LaunchError(EchoKernelError, RuntimeError):
-    """A launcher's failure to bring up a kernel.
+    """The launcher could not start a kernel (L4).
 
-    Also a ``RuntimeError``, which is what ``jupyter_client`` and its users catch.
+    It is a ``RuntimeError`` too, because jupyter_client and its callers catch that.
 
-    Attributes: ``problem`` (str), ``exit_status`` (int or None while the process lives),
+    Attributes: ``problem`` (str), ``exit_status`` (int; None: the process has not exited),
     ``elapsed`` (seconds), ``tried`` (what was done, in words), ``stderr_tail`` (the last lines
     that the process wrote to stderr).
     """
@@ -179,17 +183,17 @@ class LaunchError(EchoKernelError, RuntimeError):
 
 
 class KernelDied(LaunchError):
-    """The kernel's process ended before it registered, or before a client found it ready."""
+    """The kernel's process ended before it registered, or before it was ready for a client."""
 
 
 class LaunchTimeout(LaunchError):
-    """The kernel's process did not register before the deadline and was stopped."""
+    """The kernel's process did not register before the deadline, and was stopped."""
 
 
 class NotReady(EchoKernelError, RuntimeError):
-    """A client waited for a kernel in vain: ``problem`` (str), ``waited`` (seconds).
+    """A client waited in vain for a kernel: ``problem`` (str), ``waited`` (seconds).
 
-    Also a ``RuntimeError``, which is what ``jupyter_client``'s own clients raise.
+    It is a ``RuntimeError`` too, because jupyter_client's clients raise that.
     """
 
     def __init__(self, problem: str, waited: float) -> None:

@@ -8,12 +8,16 @@ kernel's end              on the wire              launcher's end
 `KernelHandshake`                                   `LauncherHandshake`
 ========================  =======================  ============================================
 
-The *signed frame* form (messaging docs 5.6) carries one JSON object under one signature, ports
-as strings; the *handshake request* form (ark, Kallichore) carries a Jupyter message, ports as
-integers, and comes from a REQ socket: one empty frame more in front. A launcher answers either
-with every frame that stood before the delimiter, so that one ROUTER serves both.
+The *signed frame* form (messaging protocol 5.6) carries one signed JSON object, with ports as
+strings. The *handshake request* form (ark, Kallichore) carries a Jupyter message, with ports as
+integers; the sender is a REQ socket, which puts one empty frame first. A launcher's answer starts
+with every frame that preceded the delimiter, so one ROUTER serves both forms.
 
-The states are the table `TRANSITIONS`; the README's drawing is tested against it.
+The states are the table `TRANSITIONS`. Sockets and clocks belong to the callers.
+
+Sources: "Kernel startup handshake" in
+https://jupyter-client.readthedocs.io/en/stable/messaging.html and
+https://github.com/jupyter/enhancement-proposals/blob/master/66-jupyter-handshaking/jupyter-handshaking.md
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ REQUEST = "handshake_request"
 REPLY = "handshake_reply"
 
 SIGNED_FRAME_RECEIPT = b"ACK"
-"""What xeus sends and expects; the content is free (it need not even be JSON)."""
+"""The receipt that xeus-zmq 4 sends. The form leaves the content free; it need not be JSON."""
 
 
 # --- the registration: kernel -> launcher -------------------------------------------------
@@ -50,7 +54,7 @@ SIGNED_FRAME_RECEIPT = b"ACK"
 
 @dataclass(frozen=True)
 class Registration:
-    """What a kernel tells its launcher. ``kernel_id`` is None where the form has none."""
+    """The ports that a kernel registers; ``kernel_id`` is None in handshake requests."""
 
     form: Form
     ports: Ports
@@ -60,14 +64,20 @@ class Registration:
 def pack_registration(
     registration: Registration, signer: Signer, header: JsonObject
 ) -> list[bytes]:
-    """Return the frames a kernel sends; ``header`` is used by the handshake request only."""
+    """Return the frames that a kernel sends.
+
+    Args:
+        registration: of the kernel.
+        signer: of the registration file's key.
+        header: of the message; a signed frame has no header.
+    """
     if registration.form is Form.SIGNED_FRAME:
-        # Ports are strings here: xeus's launcher side reads nothing else.
+        # Ports are strings: xeus-zmq 4 reads nothing else.
         body: JsonObject = {name: str(port) for name, port in registration.ports.to_keys().items()}
         if registration.kernel_id is not None:
             body["kernel_id"] = registration.kernel_id
         return pack_signed_frame(pack_json(body), signer)
-    # The peer is a REP, or a ROUTER that takes us for a REQ: one empty frame in front.
+    # The peer is a REP, or a ROUTER that serves REQ sockets: one empty frame comes first.
     content = registration.ports.to_keys()
     return pack_message(Message(header, content=content, identities=[b""]), signer)
 
@@ -76,8 +86,8 @@ def unpack_registration(frames: Sequence[bytes], signer: Signer) -> Registration
     """Return the registration in ``frames``, verified.
 
     Raises:
-        MalformedMessage: no registration, or ports that nobody can connect to (L3).
-        BadSignature: not signed with this signer's key.
+        MalformedMessage: the frames are not a registration, or a port is not usable (L3).
+        BadSignature: the registration is not signed with this signer's key.
     """
     if form_of(frames) is Form.SIGNED_FRAME:
         body = unpack_object(unpack_signed_frame(frames, signer), "the registration")
@@ -92,21 +102,21 @@ def unpack_registration(frames: Sequence[bytes], signer: Signer) -> Registration
 
 
 def form_of(frames: Sequence[bytes]) -> Form:
-    """Tell the form of a registration or receipt by the number of frames behind the delimiter.
+    """Return the form of a registration: the number of frames after the delimiter decides.
 
     Raises:
-        MalformedMessage: neither form has that many.
+        MalformedMessage: neither form has that number.
     """
     _, rest = split(frames)
     if len(rest) == 2:
         return Form.SIGNED_FRAME
     if len(rest) == 5:
         return Form.HANDSHAKE_REQUEST
-    raise MalformedMessage(f"{len(rest)} frames behind the delimiter; a registration has 2 or 5")
+    raise MalformedMessage(f"{len(rest)} frames after the delimiter; a registration has 2 or 5")
 
 
 def _ports(content: Mapping[str, Any]) -> Ports:
-    """L3: whole numbers 1-65535 (or, for the sake of either form, strings of them), distinct."""
+    """Return five distinct ports 1-65535, which are numbers or strings in either form (L3)."""
     ports: dict[str, int] = {}
     for channel in CHANNELS:
         value = content.get(f"{channel}_port")
@@ -114,7 +124,7 @@ def _ports(content: Mapping[str, Any]) -> Ports:
         if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
             raise MalformedMessage(f"{channel}_port is not a port (1-{MAX_PORT})")
         if port in ports.values():
-            raise MalformedMessage(f"{channel}_port is another channel's port, too")
+            raise MalformedMessage(f"{channel}_port is also the port of another channel")
         ports[channel] = port
     return Ports(**ports)
 
@@ -124,58 +134,70 @@ def _ports(content: Mapping[str, Any]) -> Ports:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The launcher's answer; ``refusal`` is its reason to say no, None if it said yes."""
+    """The launcher's answer; ``refusal`` is the reason of an error, None for a receipt."""
 
     refusal: str | None = None
 
 
 def pack_receipt(frames: Sequence[bytes], signer: Signer, header: JsonObject) -> list[bytes]:
-    """Return the receipt for a registration that was received as ``frames``."""
+    """Return the receipt for a registration.
+
+    Args:
+        frames: the registration, as received.
+        signer: of the launch's key.
+        header: of the reply; a signed frame has no header.
+
+    Raises:
+        MalformedMessage: the registration's header cannot be sent back as the reply's parent.
+    """
     return _pack_answer(frames, signer, header, {"status": "ok"})
 
 
 def pack_refusal(
     frames: Sequence[bytes], signer: Signer, header: JsonObject, reason: str
 ) -> list[bytes]:
-    """Return the refusal of a registration that was received as ``frames``."""
+    """Return the refusal of a registration, with a ``reason`` for the user; see `pack_receipt`."""
     return _pack_answer(frames, signer, header, {"status": "error", "error": reason})
 
 
 def _pack_answer(
     frames: Sequence[bytes], signer: Signer, header: JsonObject, content: JsonObject
 ) -> list[bytes]:
-    way_back, rest = split(frames)
+    envelope, rest = split(frames)
     if form_of(frames) is Form.SIGNED_FRAME:
-        ok = content["status"] == "ok"
-        # Exactly one frame behind the signature: xeus gives up on any other number.
-        return pack_signed_frame(
-            SIGNED_FRAME_RECEIPT if ok else pack_json(content), signer, way_back
-        )
+        # Exactly one frame after the signature: xeus-zmq 4 fails on any other number.
+        body = SIGNED_FRAME_RECEIPT if content["status"] == "ok" else pack_json(content)
+        return pack_signed_frame(body, signer, envelope)
     parent = unpack_object(rest[1], "header")
     try:
-        return pack_message(Message(header, parent, {}, content, identities=way_back), signer)
-    except (ValueError, RecursionError):  # NaN, 1e999 or a lone surrogate in it
-        raise MalformedMessage("header cannot be sent back") from None
+        return pack_message(Message(header, parent, {}, content, identities=envelope), signer)
+    except (ValueError, RecursionError):  # 1e999, or a lone surrogate
+        raise MalformedMessage("header cannot be encoded again") from None
 
 
 def unpack_receipt(frames: Sequence[bytes], signer: Signer, form: Form) -> Receipt:
     """Return the receipt in ``frames``, verified (H3).
 
+    Args:
+        frames: the launcher's answer.
+        signer: of the registration file's key.
+        form: of the registration.
+
     Raises:
-        MalformedMessage: no receipt of this form.
-        BadSignature: not signed with this signer's key.
+        MalformedMessage: the frames are not a receipt of this form.
+        BadSignature: the receipt is not signed with this signer's key.
     """
     if form is Form.SIGNED_FRAME:
         body = unpack_signed_frame(frames, signer)
         try:
             content = unpack_object(body, "the receipt")
         except MalformedMessage:
-            # The content of a signed frame's receipt is free: the signature is the receipt.
+            # The form leaves the content free: the signature proves the receipt.
             return Receipt()
         if "shell_port" in content:
-            # A stranger who sends our own words back has our signature on them (H3).
+            # An unauthenticated peer can send the kernel's own signed registration back (H3).
             raise MalformedMessage("a registration, not a receipt")
-        # Ours: the form knows no refusal; an object that says "error" can mean nothing else.
+        # Ours: the form defines no refusal. An object with this status cannot mean anything else.
         return Receipt(_reason(content) if content.get("status") == "error" else None)
     message = unpack_message(frames, signer)
     if message.msg_type != REPLY:
@@ -189,12 +211,14 @@ def unpack_receipt(frames: Sequence[bytes], signer: Signer, form: Form) -> Recei
 
 
 def _reason(content: JsonObject) -> str:
-    """Return the launcher's reason: Kallichore's ``error``, or Jupyter's ``evalue``."""
+    """Return the launcher's reason, on one line: Kallichore's ``error`` or Jupyter's ``evalue``."""
     for name in ("error", "evalue", "ename"):
         text = content.get(name)
-        if isinstance(text, str) and text.strip():
-            # One line for a terminal, whatever control characters it holds.
-            return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        if isinstance(text, str):
+            # The line is for a terminal: control characters become spaces.
+            line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+            if line:
+                return line
     return "no reason given"
 
 
@@ -202,35 +226,35 @@ def _reason(content: JsonObject) -> str:
 
 
 class State(Enum):
-    """Where the kernel's end of a handshake stands."""
+    """States of the kernel's end of a handshake."""
 
-    OPEN = "open"  # the sockets are bound, the registration is not sent
-    REGISTERED = "registered"  # sent, waiting for the receipt
-    ACCEPTED = "accepted"  # the receipt came
-    REFUSED = "refused"  # the launcher said no
+    OPEN = "open"  # the sockets are bound; the registration has not been sent
+    REGISTERED = "registered"  # sent; the kernel waits for the receipt
+    ACCEPTED = "accepted"  # the receipt arrived
+    REFUSED = "refused"  # the launcher replied with an error
     EXPIRED = "expired"  # the deadline passed
 
 
 class Event(Enum):
-    """What moves a handshake."""
+    """Events that change the state of a handshake."""
 
     REGISTRATION = "registration"
     RECEIPT = "receipt"
     REFUSAL = "refusal"
-    INVALID = "invalid"  # a wrong signature, malformed frames, a stranger
+    INVALID = "invalid"  # a wrong signature, or malformed frames
     DEADLINE = "deadline"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.OPEN, Event.REGISTRATION): State.REGISTERED,
-    # H3: whatever is invalid is ignored, and the wait goes on.
+    # An invalid answer is ignored, and the wait continues (H3).
     (State.REGISTERED, Event.INVALID): State.REGISTERED,
     (State.REGISTERED, Event.RECEIPT): State.ACCEPTED,
     (State.REGISTERED, Event.REFUSAL): State.REFUSED,
-    # H4: the deadline ends it.
+    # The deadline ends the wait (H4).
     (State.REGISTERED, Event.DEADLINE): State.EXPIRED,
 }
-"""(state, happening) -> next state. A pair that is not here cannot happen."""
+"""(state, event) -> next state. Any other pair raises KeyError: a mistake of the caller."""
 
 FINAL = frozenset({State.ACCEPTED, State.REFUSED, State.EXPIRED})
 
@@ -239,8 +263,13 @@ FINAL = frozenset({State.ACCEPTED, State.REFUSED, State.EXPIRED})
 class KernelHandshake:
     """The kernel's end of one handshake.
 
-    ``register`` once, then ``receive`` each answer and call ``tick`` as time passes, until
-    ``done``. ``now`` and ``deadline`` are seconds on the caller's monotonic clock.
+    Call `register` once. Then pass each answer to `receive`, and the time to `tick`, until `done`.
+
+    Args:
+        file: the registration file.
+        deadline: time at which the wait for the receipt ends, in seconds of the caller's clock.
+
+    Attributes: ``refusal`` (the launcher's reason; None: none), ``ignored`` (invalid answers).
     """
 
     file: RegistrationFile
@@ -258,13 +287,13 @@ class KernelHandshake:
         return self.state in FINAL
 
     def register(self, ports: Ports, header: JsonObject) -> list[bytes]:
-        """Return the frames of the registration of ``ports``."""
+        """Return the frames that register ``ports``; ``header`` is as in `pack_registration`."""
         self._move(Event.REGISTRATION)
         registration = Registration(self.file.form, ports, self.file.kernel_id)
         return pack_registration(registration, self._signer, header)
 
     def receive(self, frames: Sequence[bytes]) -> None:
-        """Take an answer; an invalid one only raises ``ignored``."""
+        """Apply an answer of the launcher; an invalid answer is only counted (H3)."""
         try:
             receipt = unpack_receipt(frames, self._signer, self.file.form)
         except WireError:
@@ -272,23 +301,23 @@ class KernelHandshake:
             self._move(Event.INVALID)
             return
         self.refusal = receipt.refusal
-        # F4: a launcher that quotes its registration file must not have us print the key.
+        # The reason can quote the registration file; the key must not be printed (F4).
         if self.refusal and self.file.key:
             self.refusal = self.refusal.replace(self.file.key.decode(), "[the key]")
         self._move(Event.REFUSAL if receipt.refusal is not None else Event.RECEIPT)
 
     def tick(self, now: float) -> None:
-        """Let the time be ``now``."""
+        """Apply the time ``now``, in seconds of the deadline's clock (H4)."""
         if self.state is State.REGISTERED and now >= self.deadline:
             self._move(Event.DEADLINE)
 
-    def _move(self, happening: Event) -> None:
-        self.state = TRANSITIONS[self.state, happening]
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state, event]
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A registration that completes the launch ``launch_id``; ``receipt`` goes back."""
+    """A registration that completes the launch ``launch_id``; ``receipt`` is the answer to send."""
 
     launch_id: str
     registration: Registration
@@ -297,66 +326,69 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Ignored:
-    """Frames that are nobody's registration; ``why`` holds nothing the sender wrote."""
+    """Frames that no launch waits for; ``reason`` contains no text of the sender."""
 
-    why: str
+    reason: str
 
 
 @dataclass
 class LauncherHandshake:
-    """The launcher's end: any number of launches that wait for their registration.
+    """The launcher's end of any number of handshakes.
 
-    L3: whatever is not the registration of a waiting launch is `Ignored` and leaves every
-    wait as it was; a registration is accepted once.
+    A registration is accepted once. Any other frames are `Ignored` and change nothing (L3).
     """
 
     _waiting: dict[str, Signer] = field(default_factory=dict, repr=False)
 
     def expect(self, launch_id: str, signer: Signer) -> None:
-        """Wait for the kernel that was told to register as ``launch_id``, or with this key.
+        """Wait for one registration.
+
+        Args:
+            launch_id: the ``kernel_id`` of the registration file, if it has one.
+            signer: of the registration file's key.
 
         Raises:
-            ValueError: this ``launch_id`` is waiting already.
+            ValueError: a launch with this id is waiting already.
         """
         if launch_id in self._waiting:
             raise ValueError(f"a launch with the id {launch_id!r} is waiting already")
         self._waiting[launch_id] = signer
 
     def forget(self, launch_id: str) -> None:
-        """Wait no longer; no matter whether there was such a launch."""
+        """Stop waiting for a launch; an unknown id has no effect."""
         self._waiting.pop(launch_id, None)
 
     def receive(self, frames: Sequence[bytes], header: JsonObject) -> Accepted | Ignored:
-        """Take what the registration socket received; ``header`` is for the reply."""
+        """Apply a message of the registration socket; ``header`` is as in `pack_receipt`."""
         try:
-            launch_id, registration = self._recognise(frames)
+            launch_id, registration = self._identify(frames)
             receipt = pack_receipt(frames, self._waiting[launch_id], header)
         except WireError as error:
-            return Ignored(str(error))
+            return Ignored(reason=str(error))
         self.forget(launch_id)
         return Accepted(launch_id, registration, receipt)
 
-    def _recognise(self, frames: Sequence[bytes]) -> tuple[str, Registration]:
-        """L2: a kernel is known by its ``kernel_id``, else by the key that verifies it."""
-        named = _claimed_id(frames)
-        if named is not None:
-            # Only the id counts then: after a restart the old process's late registration
-            # verifies with the same key, and must not be taken for the new one.
-            if named not in self._waiting:
+    def _identify(self, frames: Sequence[bytes]) -> tuple[str, Registration]:
+        """Return the launch: its ``kernel_id``, otherwise its key identifies a kernel (L2)."""
+        kernel_id = _claimed_id(frames)
+        if kernel_id is not None:
+            # The key does not count here: after a restart, a late registration of the old process
+            # is signed with the same key.
+            if kernel_id not in self._waiting:
                 raise MalformedMessage("a kernel_id that no launch is waiting for")
-            return named, unpack_registration(frames, self._waiting[named])
-        refused: WireError = MalformedMessage("no launch is waiting")
-        # Keyed launches first: without a key anything verifies (F4).
+            return kernel_id, unpack_registration(frames, self._waiting[kernel_id])
+        failure: WireError = MalformedMessage("no launch is waiting")
+        # Launches with a key come first, because an empty key verifies every signature (F4).
         for launch_id, signer in sorted(self._waiting.items(), key=lambda item: not item[1].keyed):
             try:
                 return launch_id, unpack_registration(frames, signer)
             except WireError as error:
-                refused = error
-        raise refused
+                failure = error
+        raise failure
 
 
 def _claimed_id(frames: Sequence[bytes]) -> str | None:
-    """Return the ``kernel_id`` a registration claims, not verified yet."""
+    """Return the ``kernel_id`` of a registration that has not been verified; None: it has none."""
     if form_of(frames) is not Form.SIGNED_FRAME:
         return None
     _, rest = split(frames)

@@ -1,6 +1,6 @@
-"""Message headers. The caller passes the message id and the date: this module has no clock.
+"""Message headers. The caller passes message id and date: this module has no clock.
 
-Source: messaging docs, "The message format".
+Source: "Message Header" in https://jupyter-client.readthedocs.io/en/stable/messaging.html
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from .wire import PROTOCOL_VERSION, JsonObject
 def header(
     msg_type: str, *, msg_id: str, session: str, date: str, username: str = "kernel"
 ) -> JsonObject:
-    """Build a message header; ``date`` is ISO 8601 with a time zone."""
+    """Return a message header.
+
+    Args:
+        msg_type: such as ``"status"``.
+        msg_id: unique among all messages.
+        session: id of the sender's session.
+        date: ISO 8601 with a time zone.
+        username: of the sender.
+    """
     return {
         "msg_id": msg_id,
         "msg_type": msg_type,

@@ -1,10 +1,14 @@
-"""When a client is ready: it is answered, and hears what the kernel publishes (JEP 65).
+"""When a client is ready: the kernel has replied, and the IOPub subscription is live (JEP 65).
 
-One `Readiness` is one wait. It is told what is sent, answered and heard, and says when to ask
-(again) and when the wait is over. It has no clock and no sockets: ``now`` and messages come in.
+One `Readiness` is one wait. The caller reports requests, replies and IOPub messages. The
+`Readiness` decides when the next ``kernel_info_request`` is due, and when the wait is over. Clocks
+and sockets belong to the caller.
 
-What is the proof that a subscription is live? Any message of the kernel that answered, or the
-status of one of our requests: what came before, of a process that a restart has ended, is none.
+Two kinds of IOPub message prove that the subscription is live: any message of the kernel that
+replied, and any message that belongs to one of the client's own requests. A message of a process
+that a restart has ended proves nothing (S2).
+
+Source: https://github.com/jupyter/enhancement-proposals/blob/master/65-jupyter-xpub/jupyter-xpub.md
 """
 
 from __future__ import annotations
@@ -12,101 +16,115 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-WELCOMING_VERSION = (5, 5)
-"""From this protocol version on, a kernel should welcome; what it does is another matter."""
+WELCOME_VERSION = (5, 5)
+"""The protocol version from which a kernel should send the welcome (JEP 65)."""
 
-FEATURE = "iopub_welcome"
-"""In ``supported_features`` of a kernel that welcomes."""
+WELCOME_FEATURE = "iopub_welcome"
+"""The entry in ``supported_features`` of a kernel that sends the welcome; the name is ark's."""
 
-WELCOME_PATIENCE = 0.2
-"""Seconds for the welcome of a kernel that promises one. Ones that promise too much are about:
-ark and async-kernel welcome nobody but the first client."""
+WELCOME_TIMEOUT = 0.2
+"""Seconds to wait for a promised welcome. Some kernels promise it and welcome only the first
+client: async-kernel 0.23 and ark (built from its source of August 2026)."""
 
-ECHO_PATIENCE = 0.01
-"""Seconds for the status messages of a request that was answered; doubled with each request."""
+STATUS_TIMEOUT = 0.01
+"""Seconds to wait for the status messages of a request after its reply; doubled each time."""
 
-REPLY_PATIENCE = 1.0
-"""Seconds for an answer; doubled with each request. A request is lost if its kernel restarts."""
+REPLY_TIMEOUT = 1.0
+"""Seconds to wait for a reply; doubled with each request. A restart loses pending requests."""
 
-MOST_PATIENCE = 8.0
-"""Seconds between requests at most: a busy kernel will have to answer all of them."""
+MAX_TIMEOUT = 8.0
+"""Seconds that the doubled times do not exceed. A busy kernel has to reply to every request."""
 
 
 class Readiness:
-    """One wait until a kernel has answered and is heard.
+    """One wait for the reply of a kernel, and for a message that proves the subscription.
 
     Args:
         session: the client's own session id.
+
+    Attributes: ``reply`` (the last ``kernel_info_reply`` to a request of this wait; None: none).
     """
 
     def __init__(self, session: str) -> None:
         self._session = session
-        self._ask_at = 0.0
-        self._answer_patience = REPLY_PATIENCE
-        self._echo_patience = ECHO_PATIENCE
-        self._sent: set[str] = set()
-        self._heard: set[str | None] = set()
-        self._echoed = False
-        self._kernel: str | None = None
-        self.answer: Mapping[str, Any] | None = None
-        """The last ``kernel_info_reply`` to one of our requests, whole."""
+        self._due_at = 0.0
+        self._reply_timeout = REPLY_TIMEOUT
+        self._status_timeout = STATUS_TIMEOUT
+        self._request_ids: set[str] = set()
+        self._publishers: set[str | None] = set()  # sessions of the IOPub messages received
+        self._has_own_message = False  # one that belongs to a request of this wait
+        self._kernel_session: str | None = None
+        self.reply: Mapping[str, Any] | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the kernel has answered, and the subscription is proven."""
-        # S2: any message of this kernel is a proof: a welcome, a status, an output.
-        return self.answer is not None and (self._echoed or self._kernel in self._heard)
+        """True if the kernel has replied, and a message has proved the subscription (S2)."""
+        is_proven = self._has_own_message or self._kernel_session in self._publishers
+        return self.reply is not None and is_proven
 
     @property
     def requests(self) -> int:
-        """How many requests were sent."""
-        return len(self._sent)
+        """Number of requests that were sent."""
+        return len(self._request_ids)
 
     @property
-    def was_heard(self) -> bool:
-        """Whether anything at all came on IOPub, if only of a kernel that is no more."""
-        return bool(self._heard)
+    def has_received(self) -> bool:
+        """True if an IOPub message with a session has arrived, even of a process that has ended."""
+        return bool(self._publishers)
 
-    def ask_in(self, now: float) -> float:
+    def due_in(self, now: float) -> float:
         """Return the seconds until the next request is due; 0: now."""
-        return max(0.0, self._ask_at - now)
+        return max(0.0, self._due_at - now)
 
     def sent(self, msg_id: str, now: float) -> None:
-        """Take note of a ``kernel_info_request``."""
-        self._sent.add(msg_id)
-        self._ask_at = now + self._answer_patience
-        self._answer_patience = min(2 * self._answer_patience, MOST_PATIENCE)
+        """Apply the sending of a ``kernel_info_request``.
+
+        Args:
+            msg_id: of the request.
+            now: seconds of the caller's clock.
+        """
+        self._request_ids.add(msg_id)
+        self._due_at = now + self._reply_timeout
+        self._reply_timeout = min(2 * self._reply_timeout, MAX_TIMEOUT)
 
     def replied(self, message: Mapping[str, Any], now: float) -> None:
-        """Take what came on shell as the answer, if it is one."""
-        if message["msg_type"] != "kernel_info_reply" or not self._is_ours(message):
+        """Apply a message of the shell channel; only a reply to a request of this wait counts.
+
+        Args:
+            message: as jupyter_client's session parses it.
+            now: seconds of the caller's clock.
+        """
+        if message["msg_type"] != "kernel_info_reply" or not self._is_own(message):
             return
-        first, self.answer = self.answer is None, message
+        is_first, self.reply = self.reply is None, message
         session = message["header"].get("session")
-        # Some kernels write the client's session id in place of their own: it tells nobody apart.
-        self._kernel = None if session == self._session else session
-        if first and promises_welcome(message["content"]):
-            # S2: a kernel that welcomes is waited for; but not for ever.
-            self._ask_at = now + WELCOME_PATIENCE
+        # Some kernels write the client's session id instead of their own. It identifies no kernel.
+        self._kernel_session = None if session == self._session else session
+        if is_first and promises_welcome(message["content"]):
+            # The promised welcome should arrive, so the next request can wait longer (S2).
+            self._due_at = now + WELCOME_TIMEOUT
             return
-        # S2: the known loop, for kernels whose messages were published before we had joined.
-        self._ask_at = now + self._echo_patience
-        self._echo_patience = min(2 * self._echo_patience, MOST_PATIENCE)
+        # Without a welcome, the status messages of another request are the proof: those of this
+        # request may have been published before the subscription was live (S2).
+        self._due_at = now + self._status_timeout
+        self._status_timeout = min(2 * self._status_timeout, MAX_TIMEOUT)
 
-    def heard(self, message: Mapping[str, Any]) -> None:
-        """Take note of a message on IOPub."""
-        self._echoed = self._echoed or self._is_ours(message)
-        self._heard.add(message["header"].get("session"))
-        self._heard.discard(None)
+    def received(self, message: Mapping[str, Any]) -> None:
+        """Apply a message of the IOPub channel, parsed like a reply."""
+        self._has_own_message = self._has_own_message or self._is_own(message)
+        self._publishers.add(message["header"].get("session"))
+        self._publishers.discard(None)
 
-    def _is_ours(self, message: Mapping[str, Any]) -> bool:
-        """Whether it belongs to one of our requests; xeus's parent header may be null."""
-        return (message["parent_header"] or {}).get("msg_id") in self._sent
+    def _is_own(self, message: Mapping[str, Any]) -> bool:
+        """Return True if the message belongs to a request of this wait."""
+        # The parent header of xeus-python 0.19 can be null.
+        return (message["parent_header"] or {}).get("msg_id") in self._request_ids
 
 
 def promises_welcome(info: Mapping[str, Any]) -> bool:
-    """Return whether a kernel should welcome a subscriber, by its ``kernel_info_reply``."""
-    return FEATURE in (info.get("supported_features") or ()) or _version(info) >= WELCOMING_VERSION
+    """Return True if a kernel with this ``kernel_info_reply`` should welcome each subscriber."""
+    features = info.get("supported_features") or ()
+    return WELCOME_FEATURE in features or _version(info) >= WELCOME_VERSION
 
 
 def _version(info: Mapping[str, Any]) -> tuple[int, ...]:

@@ -1,10 +1,11 @@
-"""Startup files: the text that ``-f`` names becomes one of two types, decided once, by its keys.
+"""Startup files: the text of the file that ``-f`` names, as one of two types. No file is read here.
 
-F1: with ``registration_port`` it is a `RegistrationFile` (the kernel chooses its ports and
-registers them), otherwise a `ConnectionFile` (the launcher chose the ports). Both ends live
-here: `parse` for the kernel, ``to_json`` for whoever writes the file.
+A file with ``registration_port`` is a `RegistrationFile`: the kernel chooses its ports and
+registers them. Any other file is a `ConnectionFile`: the launcher chose the ports (F1). The kernel
+calls `parse`, and the author of a file calls ``to_json``.
 
-Sources: messaging docs, "Connection files" and "Handshake"; JEP 66.
+Sources: "Connection files" in https://jupyter-client.readthedocs.io/en/stable/kernels.html and
+https://github.com/jupyter/enhancement-proposals/blob/master/66-jupyter-handshaking/jupyter-handshaking.md
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from .errors import StartupFileError
 from .wire import DEFAULT_SIGNATURE_SCHEME, JsonObject, hash_name
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-"""The five channels, as the keys ``<channel>_port`` name them."""
+"""The five channels, as in the keys ``<channel>_port``."""
 
 TRANSPORTS = ("tcp", "ipc")
 MAX_PORT = 65535
 LOOPBACK = "127.0.0.1"
 
+# https://rfc.zeromq.org/spec/32/
 _Z85 = frozenset(
     "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 )
@@ -32,7 +34,7 @@ _Z85_KEY_LENGTH = 40
 
 
 class Form(Enum):
-    """The two forms of the handshake in the field (SPEC section 1)."""
+    """The two forms of the handshake that implementations use (H2)."""
 
     SIGNED_FRAME = "signed-frame"
     HANDSHAKE_REQUEST = "handshake-request"
@@ -40,7 +42,7 @@ class Form(Enum):
 
 @dataclass(frozen=True)
 class Ports:
-    """The five ports of a kernel, 1-65535; 0 where the kernel is to choose."""
+    """The five ports of a kernel, 1-65535; the kernel chooses a port for each 0."""
 
     shell: int = 0
     iopub: int = 0
@@ -50,7 +52,7 @@ class Ports:
 
     @classmethod
     def from_keys(cls, data: Mapping[str, int]) -> Ports:
-        """Build from ``{"shell_port": 1, ...}``; keys that are missing count as 0."""
+        """Return the ports in ``{"shell_port": 1, ...}``; a missing port is 0."""
         return cls(**{channel: data.get(f"{channel}_port", 0) for channel in CHANNELS})
 
     def to_keys(self) -> dict[str, int]:
@@ -68,14 +70,19 @@ class Ports:
 
 @dataclass(frozen=True)
 class CurveKeys:
-    """A CURVE key pair, Z85 (40 bytes each). The kernel's sockets are servers with it (F6)."""
+    """The CURVE key pair of the kernel's sockets, each key 40 bytes of Z85 (F6).
+
+    https://rfc.zeromq.org/spec/26/
+    """
 
     publickey: bytes
     secretkey: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StartupFile:
+class _CommonFields:
+    """The fields of both kinds of file; ``path`` names the file itself."""
+
     key: bytes = field(repr=False)
     transport: str = "tcp"
     signature_scheme: str = DEFAULT_SIGNATURE_SCHEME
@@ -95,10 +102,10 @@ class _StartupFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectionFile(_StartupFile):
-    """A connection file: where a kernel listens (or is to listen, where a port is 0).
+class ConnectionFile(_CommonFields):
+    """A connection file: the addresses that a kernel binds.
 
-    ``extra`` holds the keys that are not ours to know; a rewrite keeps them.
+    Attributes: ``ip``, ``ports``, ``extra`` (all other keys of the file; a rewrite keeps them).
     """
 
     ip: str = LOOPBACK
@@ -106,24 +113,24 @@ class ConnectionFile(_StartupFile):
     extra: JsonObject = field(default_factory=dict, repr=False)
 
     def to_json(self) -> JsonObject:
-        """Return the object to write, with the field's own key names."""
+        """Return the JSON object of the file."""
         return {**self.extra, **self._common_json(), "ip": self.ip, **self.ports.to_keys()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegistrationFile(_StartupFile):
-    """A registration file: where a kernel must register the ports that it chose itself.
+class RegistrationFile(_CommonFields):
+    """A registration file: the address at which a kernel registers the ports that it chose.
 
     Attributes:
-        form: decided by the keys: ``kernel_id`` or ``registration_ip`` means signed frame.
-        registration_ip, registration_port: the launcher's registration socket.
-        ip: where the kernel's own sockets bind; None: see ``channels.bind_address`` (F2).
-        kernel_id: what the registration calls the kernel; None in handshake-request files.
-        connection_file: where the kernel puts its connection file (ours, H6).
+        form: the keys decide: ``kernel_id`` or ``registration_ip`` means signed frame (H2).
+        registration_ip, registration_port: address of the launcher's registration socket.
+        ip: address that the kernel's own sockets bind; None: see `sockets.bind_address` (F2).
+        kernel_id: identifies the kernel in its registration; None: not in the file.
+        connection_file: path of the connection file that the kernel writes (ours, H6).
         kernel_name: copied into that connection file (ours).
-        preferred_ports: ports to take again if they are free (ours, L6).
-        port_range: tcp ports to choose from; None: the system's choice (ours).
-        advertised_ip: where clients reach the kernel, if not where it binds (ours).
+        preferred_ports: ports to bind if they are free (ours, L6).
+        port_range: tcp ports to choose from; None: any free port (ours).
+        advertised_ip: address for clients; None: the address that the kernel binds (ours).
     """
 
     form: Form
@@ -138,19 +145,19 @@ class RegistrationFile(_StartupFile):
     advertised_ip: str | None = None
 
     def to_json(self) -> JsonObject:
-        """Return the object to write, as the form's kernels in the field can read it."""
+        """Return the JSON object of the file, as kernels that use its form can read it."""
         data = self._common_json()
         if self.ip is not None:
             data["ip"] = self.ip
         if self.form is Form.SIGNED_FRAME:
             data["registration_ip"] = self.registration_ip
-            # xeus reads only a string here and exits without a word on a number; the
-            # messaging docs show a number. Ours reads both.
+            # The documentation shows a number, but xeus 6.0.5 reads only a string, and exits
+            # without a message otherwise (F2).
             data["registration_port"] = str(self.registration_port)
             if self.kernel_id is not None:
                 data["kernel_id"] = self.kernel_id
         else:
-            # ark has one address for both, and reads only a number (u16).
+            # ark reads one address for both purposes, and only a number (u16) as port (F2).
             data["ip"] = self.registration_ip
             data["registration_port"] = self.registration_port
         if self.connection_file is not None:
@@ -170,21 +177,25 @@ StartupFile = ConnectionFile | RegistrationFile
 
 
 def parse(text: str | bytes, path: str = "<startup file>") -> StartupFile:
-    """Read the text of a startup file; ``path`` only names it in errors.
+    """Parse the text of a startup file.
+
+    Args:
+        text: JSON; bytes are UTF-8.
+        path: names the file in errors, and in the result.
 
     Raises:
-        StartupFileError: F3; names the file, the field and what is wrong with it.
+        StartupFileError: the file cannot be used; the error names file, field and fault (F3).
     """
-    reader = _Reader(path, _load(text, path))
+    reader = _FieldReader(path, _parse_object(text, path))
     common = reader.common()
-    # F1: decided by the key, never by trial: ark's trial parse takes a registration file with
-    # five ports for a connection file.
+    # The key decides, never trial and error: ark parses a registration file that has five ports
+    # as a connection file (F1).
     if "registration_port" in reader.data:
         return _registration_file(reader, common)
     return _connection_file(reader, common)
 
 
-def _load(text: str | bytes, path: str) -> JsonObject:
+def _parse_object(text: str | bytes, path: str) -> JsonObject:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
@@ -194,16 +205,16 @@ def _load(text: str | bytes, path: str) -> JsonObject:
     except RecursionError:
         raise StartupFileError(path, None, "not usable JSON: nested too deeply") from None
     except json.JSONDecodeError as error:
-        at = f"{error.msg}, line {error.lineno} column {error.colno}"
-        raise StartupFileError(path, None, f"not JSON ({at})") from None
-    except ValueError as error:  # an integer of more digits than Python converts
+        fault = f"{error.msg}, line {error.lineno} column {error.colno}"
+        raise StartupFileError(path, None, f"not JSON ({fault})") from None
+    except ValueError as error:  # an integer with more digits than Python converts
         raise StartupFileError(path, None, f"not usable JSON ({error})") from None
     if not isinstance(data, dict):
-        raise StartupFileError(path, None, f"a JSON object is needed, not {_kind(data)}")
+        raise StartupFileError(path, None, f"a JSON object is needed, not {_json_type(data)}")
     return data
 
 
-def _connection_file(reader: _Reader, common: dict[str, Any]) -> ConnectionFile:
+def _connection_file(reader: _FieldReader, common: dict[str, Any]) -> ConnectionFile:
     ports = reader.ports(reader.data)
     known = {f"{channel}_port" for channel in CHANNELS}
     known |= {"transport", "ip", "signature_scheme", "key", "curve_publickey", "curve_secretkey"}
@@ -216,7 +227,12 @@ def _connection_file(reader: _Reader, common: dict[str, Any]) -> ConnectionFile:
 
 
 def default_ip(transport: str, path: str) -> str:
-    """Return what ``ip`` is when a file leaves it out, as ``jupyter_client`` has it."""
+    """Return the ``ip`` of a file that has no such key; jupyter_client uses the same default.
+
+    Args:
+        transport: ``"tcp"`` or ``"ipc"``.
+        path: of the file; an ``ipc`` address is this path without its extension.
+    """
     if transport == "ipc":
         name = path.rpartition("/")[2]
         dot = name.rfind(".", len(name) - len(name.lstrip(".")))
@@ -224,21 +240,19 @@ def default_ip(transport: str, path: str) -> str:
     return LOOPBACK
 
 
-def _registration_file(reader: _Reader, common: dict[str, Any]) -> RegistrationFile:
+def _registration_file(reader: _FieldReader, common: dict[str, Any]) -> RegistrationFile:
     data = reader.data
-    # H2: the file decides the form.
-    named = "kernel_id" in data or "registration_ip" in data
+    is_signed_frame = "kernel_id" in data or "registration_ip" in data
     ip = reader.text("ip", None)
-    # F2: registration_ip, else ip, is the address to connect to.
     registration_ip = reader.text("registration_ip", ip)
     if registration_ip is None:
-        raise reader.error("ip", "missing, and there is no registration_ip either")
+        raise reader.error("ip", "missing, and registration_ip is missing too")
     preferred = data.get("preferred_ports", {})
     if not isinstance(preferred, dict):
-        raise reader.error("preferred_ports", f"an object is needed, not {_kind(preferred)}")
+        raise reader.error("preferred_ports", f"an object is needed, not {_json_type(preferred)}")
     return RegistrationFile(
         **common,
-        form=Form.SIGNED_FRAME if named else Form.HANDSHAKE_REQUEST,
+        form=Form.SIGNED_FRAME if is_signed_frame else Form.HANDSHAKE_REQUEST,
         registration_ip=registration_ip,
         registration_port=reader.registration_port(),
         ip=ip,
@@ -252,8 +266,8 @@ def _registration_file(reader: _Reader, common: dict[str, Any]) -> RegistrationF
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Takes fields out of a startup file, and says which one is wrong (F3)."""
+class _FieldReader:
+    """Returns fields of a startup file, checked; its errors name the field (F3)."""
 
     path: str
     data: JsonObject = field(repr=False)
@@ -262,13 +276,13 @@ class _Reader:
         return StartupFileError(self.path, name, problem)
 
     def text(self, name: str, default: Any) -> Any:
-        """Return a string field, or ``default`` if the file has none."""
+        """Return a string field; ``default`` if the file does not have it."""
         if name not in self.data:
             return default
         value = self.data[name]
         if not isinstance(value, str):
-            raise self.error(name, f"a string is needed, not {_kind(value)}")
-        # What passes JSON but no socket, path or key: control characters, lone surrogates.
+            raise self.error(name, f"a string is needed, not {_json_type(value)}")
+        # JSON allows control characters and lone surrogates; sockets, paths and keys do not.
         if name != "key" and not value:
             raise self.error(name, "empty")
         if name != "key" and any(ord(char) < 32 for char in value):
@@ -280,7 +294,7 @@ class _Reader:
         return value
 
     def common(self) -> dict[str, Any]:
-        """Return what both kinds of file have."""
+        """Return the fields of both kinds of file."""
         if "key" not in self.data:
             raise self.error("key", "missing (an empty string means unauthenticated messages)")
         transport = self.text("transport", "tcp").lower()
@@ -301,13 +315,13 @@ class _Reader:
 
     def curve(self) -> CurveKeys | None:
         names = ("curve_publickey", "curve_secretkey")
-        given = [name for name in names if self.data.get(name) is not None]
-        if not given:
+        present = [name for name in names if self.data.get(name) is not None]
+        if not present:
             return None
         for name in names:
-            # Neither half is worth anything alone: a server needs both (F6).
-            if name not in given:
-                raise self.error(name, f"missing, though {given[0]} is there")
+            # A CURVE server needs both keys (F6).
+            if name not in present:
+                raise self.error(name, f"missing, but {present[0]} is set")
             value = self.text(name, None)
             if len(value) != _Z85_KEY_LENGTH or not _Z85.issuperset(value):
                 raise self.error(name, "not a CURVE key (40 characters of Z85)")
@@ -315,18 +329,20 @@ class _Reader:
         return CurveKeys(public, secret)
 
     def ports(self, source: Mapping[str, Any], prefix: str = "") -> Ports:
-        """Return the five ports in ``source``; one that is missing is 0."""
-        found: dict[int, str] = {}
+        """Return the five ports in ``source``; a missing port is 0."""
+        names: dict[int, str] = {}
         for channel in CHANNELS:
             name = f"{channel}_port"
             value = source.get(name, 0)
+            field_name = prefix + name
             if not isinstance(value, int) or isinstance(value, bool):
-                raise self.error(prefix + name, f"a whole number is needed, not {_kind(value)}")
+                problem = f"a whole number is needed, not {_json_type(value)}"
+                raise self.error(field_name, problem)
             if not 0 <= value <= MAX_PORT:
-                raise self.error(prefix + name, f"{value} is not a port (0-{MAX_PORT})")
-            if value and value in found:
-                raise self.error(prefix + name, f"{value} is {found[value]} already")
-            found[value] = name
+                raise self.error(field_name, f"{value} is not a port (0-{MAX_PORT})")
+            if value and value in names:
+                raise self.error(field_name, f"{value} is already the {names[value]}")
+            names[value] = name
         return Ports.from_keys(source)
 
     def port_range(self) -> range | None:
@@ -337,7 +353,7 @@ class _Reader:
             raise self.error("port_range", str(error)) from None
 
     def registration_port(self) -> int:
-        """F2: a number or a numeric string, 1-65535."""
+        """Return the port, a number or a numeric string (F2)."""
         value = self.data["registration_port"]
         port: int | None = None
         if isinstance(value, int) and not isinstance(value, bool):
@@ -345,16 +361,16 @@ class _Reader:
         elif isinstance(value, str):
             port = port_from_digits(value)
         if port is None or not 1 <= port <= MAX_PORT:
-            shown = value if isinstance(value, int | str) else _kind(value)
+            shown = value if isinstance(value, int | str) else _json_type(value)
             raise self.error("registration_port", f"{shown!r:.40} is not a port (1-{MAX_PORT})")
         return port
 
 
 def port_range(text: str) -> range:
-    """Read ``"LOW-HIGH"`` (both included).
+    """Parse ``"LOW-HIGH"``; both ports belong to the range.
 
     Raises:
-        ValueError: not two ports 1-65535 in order.
+        ValueError: ``text`` is not two ports 1-65535, the lower one first.
     """
     low, _, high = text.partition("-")
     first, last = port_from_digits(low), port_from_digits(high)
@@ -364,15 +380,15 @@ def port_range(text: str) -> range:
 
 
 def port_from_digits(text: str) -> int | None:
-    """Return the port 1-65535 that a string of ASCII digits names, else None."""
+    """Return the port 1-65535 that ``text`` is, in ASCII digits; None if it is not one."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT))):
         return None
     port = int(text)
     return port if 1 <= port <= MAX_PORT else None
 
 
-def _kind(value: object) -> str:
-    """Name the JSON type of ``value``, never the value itself: it may be a key."""
+def _json_type(value: object) -> str:
+    """Return the name of the JSON type of ``value``. The value itself may be a key."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"

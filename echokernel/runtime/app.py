@@ -1,9 +1,11 @@
 """How a kernel starts: from the command line to the running loop, top to bottom.
 
-`KernelApp.run` is the order of things. It binds before it imports: ipykernel takes four times as
-long to load as the sockets take to answer, so the launcher has the ports while the language
-loads. The price: a kernel class that cannot be imported is noticed only after the registration.
-The app owns the event loop, the process's signals and the files that must be cleaned up.
+`KernelApp.run` shows the order of the steps. The sockets are bound before the kernel class is
+imported: importing ipykernel takes four times as long as binding (ipykernel 7.4), and the launcher
+gets the ports meanwhile. As a consequence, an import error is reported after the registration.
+
+The app owns the process's signals until the kernel runs, and the files to remove at exit. Messages
+are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -55,11 +57,14 @@ def run_kernel(
     """Run a kernel until it is shut down; return the exit status.
 
     Args:
-        kernel_class: an ``ipykernel.kernelbase.Kernel``, or its name ``"package.module:Name"``
-            (better: it is imported after the sockets answer).
+        kernel_class: an ``ipykernel.kernelbase.Kernel``, or its name ``"package.module:Name"``. A
+            name is imported after the sockets answer, so the kernel starts sooner.
         argv: command line without the program's name; None: this process's.
-        attachments: what is attached to the core; None: nothing.
-        command_line: see `options.parse_command_line`.
+        attachments: extend the core; None: the core alone.
+        command_line: further arguments of `options.parse_command_line`.
+
+    Raises:
+        SystemExit: the command line is wrong.
     """
     options = parse_command_line(argv, kernel_class, **command_line)
     _log_to_stderr(options.log_level)
@@ -86,22 +91,22 @@ class KernelApp:
         """Start, serve until shut down, clean up.
 
         Raises:
-            EchoKernelError: the kernel cannot start; nothing is left behind.
+            EchoKernelError: the kernel cannot start; its files are removed.
         """
         with ExitStack() as at_exit:
             at_exit.callback(self.files.remove)
-            self._take_signals()
+            self._handle_signals()
             file = self._read_startup_file()
-            # H7: also while we wait for the receipt.
+            # The watch begins before the wait for the receipt (H7).
             watch_parent(parent_pid(os.environ, log), self.files.remove)
-            target = self._connection_file_to_write(file)
+            target = self._prepare_connection_file(file)
 
-            # H1: all five sockets are bound, heartbeat and IOPub answer, before the registration.
+            # Sockets are bound, and heartbeat and IOPub answer, before the registration (H1).
             bound = sockets.bind(file, self._socket_settings())
             at_exit.callback(bound.close)
             for path in bound.ipc_paths():
                 self.files.add(path)
-            _beat(bound.heartbeat)
+            _start_heartbeat(bound.heartbeat)
             messages = PublisherMessages(
                 Signer(file.key, file.signature_scheme), self.session_id, f"kernel.{self.ident}"
             )
@@ -109,10 +114,10 @@ class KernelApp:
             iopub.start()
             at_exit.callback(iopub.stop)
 
-            kernel_class = self._register(file, bound)
+            kernel_class = self._register_and_import(file, bound)
             if target is not None:
-                # H6: other clients can attach only now, after the receipt.
-                _write_connection_file(target, self._connection(file, bound))
+                # Other clients can attach only after the receipt (H6).
+                _write_connection_file(target, self._bound_connection(file, bound))
             if not self.options.startup_file:
                 _print_how_to_attach(Path(file.path))
             self._serve(kernel_class, file, target or Path(file.path), bound, iopub)
@@ -128,10 +133,10 @@ class KernelApp:
 
     # --- the steps, in order ------------------------------------------------------------------
 
-    def _take_signals(self) -> None:
+    def _handle_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # embedded: signals are our host's
-        # Until user code runs, SIGINT has nothing to interrupt; a launcher may send it early.
+            return  # embedded: the signals belong to the host program
+        # A launcher can send SIGINT before user code runs; there is nothing to interrupt yet.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -140,68 +145,70 @@ class KernelApp:
                 self.ending_signals.append(number)
 
     def _end_by_signal(self, number: int, frame: object) -> None:
-        """Remove the files, then die as the signal wants: user code cannot swallow that."""
+        """Remove the files, then let the signal end the process; user code cannot prevent it."""
         self.files.remove()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
     def _read_startup_file(self) -> StartupFile:
         if not self.options.startup_file:
-            return self._by_hand()
+            return self._default_connection()
         file = connection_files.read_startup_file(self.options.startup_file)
         if isinstance(file, RegistrationFile):
-            # H4: no use without the receipt; with it, the file is the launcher's to remove.
+            # After a failed handshake the key is useless (H4). After the receipt, the launcher
+            # removes the file (L5).
             self.files.add(file.path)
-        if not file.key:
-            log.warning("the key is empty: anybody who reaches a port can run code")  # F4
+        if not file.key:  # the protocol allows it (F4)
+            log.warning("the key is empty: any peer that can connect to a port can run code")
         return file
 
-    def _by_hand(self) -> ConnectionFile:
-        """Return what a launcher would have written, for a kernel that has none."""
+    def _default_connection(self) -> ConnectionFile:
+        """Return the connection file of a kernel that was started without one."""
         path = runtime_dir() / f"kernel-{os.getpid()}.json"
         ip = self.options.ip or startup.LOOPBACK
         return ConnectionFile(key=uuid.uuid4().hex.encode(), ip=ip, path=str(path))
 
-    def _connection_file_to_write(self, file: StartupFile) -> Path | None:
-        """Return where this kernel will write its connection file; None if there is no need.
+    def _prepare_connection_file(self, file: StartupFile) -> Path | None:
+        """Return the path of the connection file to write; None if the startup file is complete.
 
         Raises:
-            ConnectionFileError: it could not be written there. Now, not after the receipt: a
-                launcher that has been told the ports believes that the kernel runs.
+            ConnectionFileError: the file could not be written. This is checked before the
+                registration, because the launcher considers a registered kernel running.
         """
         if isinstance(file, RegistrationFile):
-            named = file.connection_file
-            path = Path(named) if named else runtime_dir() / f"kernel-{os.getpid()}.json"
+            own_path = runtime_dir() / f"kernel-{os.getpid()}.json"
+            path = Path(file.connection_file) if file.connection_file else own_path
         elif all(file.ports.values()):
             return None
         else:
-            path = Path(file.path)  # F5: a file with ports 0 is rewritten with the real ones
+            path = Path(file.path)  # a file with ports 0 is rewritten with the real ports (F5)
         try:
             connection_files.prepare_folder(path)
         except OSError as error:
             raise ConnectionFileError(str(path), error.strerror or str(error)) from None
         if isinstance(file, RegistrationFile) or not self.options.startup_file:
-            self.files.add(path)  # our own; a file that -f named is the launcher's
+            self.files.add(path)  # but the launcher removes a connection file that it wrote (H6)
         return path
 
-    def _register(self, file: StartupFile, bound: Channels) -> type[Any]:
-        """Register where the file says so; load the language meanwhile, and return it."""
+    def _register_and_import(self, file: StartupFile, bound: Channels) -> type[Any]:
+        """Register the ports, if the startup file requires it; return the imported kernel class."""
         if not isinstance(file, RegistrationFile):
             return import_kernel_class(self.options.kernel_class)
         timeout = self.options.handshake_timeout
         with KernelRegistration(file, bound.ports, timeout) as registration:
-            kernel_class = import_kernel_class(self.options.kernel_class)  # while it answers
+            # The launcher answers while the language loads.
+            kernel_class = import_kernel_class(self.options.kernel_class)
             registration.await_receipt()
         self.files.discard(file.path)
         return kernel_class
 
-    def _connection(self, file: StartupFile, bound: Channels) -> ConnectionFile:
-        """Return how to connect to this kernel."""
+    def _bound_connection(self, file: StartupFile, bound: Channels) -> ConnectionFile:
+        """Return the connection file with the bound ports."""
         if isinstance(file, ConnectionFile):
             return replace(file, ports=bound.ports)
         extra = {"kernel_name": file.kernel_name} if file.kernel_name else {}
         session_name = os.environ.get("JPY_SESSION_NAME")
-        if session_name is not None:  # as jupyter_client writes it: which notebook this is
+        if session_name is not None:  # the notebook's path; jupyter_client writes the same key
             extra["jupyter_session"] = session_name
         return ConnectionFile(
             key=file.key,
@@ -221,15 +228,16 @@ class KernelApp:
         bound: Channels,
         iopub: IOPub,
     ) -> None:
-        """Make the kernel and answer requests until it is shut down."""
-        from . import main_loop  # imports ipykernel; so does the next line
+        """Create the kernel and answer requests until it is shut down."""
+        from . import main_loop  # both modules import ipykernel
         from .session import Session
 
         options = self.options
         if options.switch_interval is not None:
             sys.setswitchinterval(options.switch_interval)
         config = main_loop.kernel_config(options.config)
-        config.IPKernelApp.connection_file = str(connection_file)  # authors read it there
+        # Kernel authors read the path from this setting.
+        config.IPKernelApp.connection_file = str(connection_file)
         session = Session(
             session=self.session_id,
             key=file.key,
@@ -240,7 +248,7 @@ class KernelApp:
         kernel_traits = {"config": config, "log": log, "ident": self.ident}
         for name in ("comm_grace_period", "comm_lifecycle"):
             if (value := getattr(options, name)) is not None:
-                kernel_traits[name] = value  # otherwise the trait's, which settings can change
+                kernel_traits[name] = value  # otherwise settings decide, or the trait's default
         main_loop.serve(
             kernel_class,
             kernel_traits,
@@ -254,7 +262,7 @@ class KernelApp:
 
 
 def import_kernel_class(kernel_class: str | type) -> type[Any]:
-    """Return the class that ``"package.module:Name"`` (or ``package.module.Name``) names.
+    """Return the class with the name ``"package.module:Name"`` or ``"package.module.Name"``.
 
     Raises:
         EchoKernelError: there is no such class, or its module cannot be imported.
@@ -264,14 +272,14 @@ def import_kernel_class(kernel_class: str | type) -> type[Any]:
     install_lazy_packages()
     module, _, name = kernel_class.replace(":", ".").rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # an author's module can raise what it likes
+        imported = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a kernel author's module can raise anything
         log.debug("the kernel class cannot be loaded", exc_info=True)
         problem = f"{type(error).__name__}: {error}"
         raise EchoKernelError(f"cannot load the kernel class {kernel_class}: {problem}") from error
-    if not isinstance(found, type):
+    if not isinstance(imported, type):
         raise EchoKernelError(f"cannot load the kernel class {kernel_class}: not a class")
-    return found
+    return imported
 
 
 def _write_connection_file(path: Path, connection: ConnectionFile) -> None:
@@ -290,10 +298,10 @@ def _print_how_to_attach(path: Path) -> None:
     )
 
 
-def _beat(heartbeat: zmq.Socket[bytes]) -> None:
-    """Echo heartbeats in C, in a thread that never needs the GIL, until its context ends."""
+def _start_heartbeat(heartbeat: zmq.Socket[bytes]) -> None:
+    """Echo heartbeats in C, in a thread that does not need the GIL, until the context ends."""
 
-    def beat() -> None:
+    def echo() -> None:
         while True:
             try:
                 zmq.proxy(heartbeat, heartbeat)
@@ -303,17 +311,17 @@ def _beat(heartbeat: zmq.Socket[bytes]) -> None:
             except zmq.ZMQError as error:
                 log.warning("heartbeat: %s", error)
 
-    threading.Thread(target=beat, name="Heartbeat", daemon=True).start()
+    threading.Thread(target=echo, name="Heartbeat", daemon=True).start()
 
 
 def _log_to_stderr(level: str) -> None:
-    """Log to the process's stderr, where the launcher reads it; not to the frontend."""
+    """Log to the process's stderr, which the launcher reads, and never to the frontend."""
     stderr: Any = sys.__stderr__
     if stderr is not None:
-        # The descriptor itself will be captured for the frontend.
+        # A copy: what is written to the descriptor itself will be published.
         copy = os.dup(stderr.fileno())
         stderr = open(copy, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115 (stays)
-        faulthandler.enable(stderr)  # a crash says there where it happened
+        faulthandler.enable(stderr)  # writes the stack there if the process crashes
     handler = logging.StreamHandler(stderr)
     handler.setFormatter(logging.Formatter(f"[{program_name()}] %(levelname)s %(message)s"))
     log.handlers[:] = [handler]

@@ -1,18 +1,29 @@
-"""The command line that starts a kernel, and the name under which it reports errors."""
+"""The command line that starts a kernel, and the program name in its messages.
+
+Nothing is started here: the result is an `Options`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ..protocol import flow_control
 from ..protocol.flow_control import FlowLimits
 from ..protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
 from .sockets import Keepalive, keepalive
+
+MAX_SECONDS = 1_000_000
+"""Every time on the command line must be below this; the clocks can add it to any time."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,49 +57,18 @@ def parse_command_line(
     version: str | None = None,
     epilog: str = "",
 ) -> Options:
-    """Parse the command line; a wrong one ends the process with status 2.
+    """Parse the command line; an error in it ends the process with status 2.
 
     Args:
         argv: without the program's name; None: this process's.
         kernel_class: the default of ``--kernel-class``.
         version: printed by ``--version``; None: there is no such option.
         epilog: the last lines of ``--help``.
+
+    Raises:
+        SystemExit: the command line is wrong, or it asks for ``--help`` or ``--version``.
     """
-    parser = argparse.ArgumentParser(
-        prog=program_name(),
-        description="Start a kernel. Without -f it runs by hand, with its own connection file.",
-        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me." + epilog,
-        allow_abbrev=False,
-    )
-    parser.add_argument("-f", dest="startup_file", metavar="FILE",
-                        help="startup file: connection or registration file")  # fmt: skip
-    parser.add_argument("--kernel-class", default=kernel_class, metavar="MODULE:CLASS",
-                        help="any ipykernel kernel class (default: the echo kernel)")  # fmt: skip
-    parser.add_argument("--ip", help="address to bind instead of the startup file's")
-    parser.add_argument("--port-range", type=port_range, metavar="LOW-HIGH",
-                        help="ports to choose from (default: the system's choice)")  # fmt: skip
-    parser.add_argument("--handshake-timeout", type=_seconds, metavar="SECONDS",
-                        default=HANDSHAKE_TIMEOUT,
-                        help="how long to wait for the receipt (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING",
-                        "ERROR", "CRITICAL"], type=str.upper, help="default: WARNING")  # fmt: skip
-    parser.add_argument("--capture-fd-output", default=True,
-                        action=argparse.BooleanOptionalAction,
-                        help="publish what C code and child processes write to stdout and"
-                        " stderr")  # fmt: skip
-    parser.add_argument("--switch-interval", type=_seconds, metavar="SECONDS",
-                        help="how long a thread that computes keeps others waiting, for the whole"
-                        " process (default: Python's, 0.005)")  # fmt: skip
-    parser.add_argument("--iopub-keepalive", type=keepalive, default=Keepalive(),
-                        metavar="IDLE,INTERVAL,COUNT",
-                        help="TCP keepalive of IOPub in seconds and probes, or off: when a client"
-                        " is missed whose host vanished (default: 10,5,3)")  # fmt: skip
-    parser.add_argument("--comm-grace-period", type=_grace, metavar="SECONDS",
-                        help="how long comms that nobody listens to any more stay open"
-                        " (default: 1)")  # fmt: skip
-    parser.add_argument("--comm-lifecycle", default=None, action=argparse.BooleanOptionalAction,
-                        help="let comms and their requests end when nobody listens any"
-                        " more")  # fmt: skip
+    parser = _create_parser(kernel_class, epilog)
     if version is not None:
         parser.add_argument("--version", action="version", version=version)
     known, config = parser.parse_known_args(argv)
@@ -103,12 +83,71 @@ def parse_command_line(
     return Options(flow_limits=limits, config=config, **vars(known))
 
 
-def _grace(text: str) -> float:
-    return 0.0 if float(text) == 0 else _seconds(text)
+def _create_parser(kernel_class: str | type, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program_name(),
+        description="Start a kernel. Without -f, the kernel writes its own connection file.",
+        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me." + epilog,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-f", dest="startup_file", metavar="FILE",
+                        help="startup file: connection or registration file")  # fmt: skip
+    parser.add_argument("--kernel-class", default=kernel_class, metavar="MODULE:CLASS",
+                        help="any ipykernel kernel class (default: the echo kernel)")  # fmt: skip
+    parser.add_argument("--ip", help="address to bind instead of the startup file's")
+    parser.add_argument("--port-range", type=_argument(port_range), metavar="LOW-HIGH",
+                        help="ports to choose from (default: any free port)")  # fmt: skip
+    parser.add_argument("--handshake-timeout", type=_argument(_seconds), metavar="SECONDS",
+                        default=HANDSHAKE_TIMEOUT,
+                        help="time to wait for the receipt (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING",
+                        "ERROR", "CRITICAL"], type=str.upper, help="default: WARNING")  # fmt: skip
+    parser.add_argument("--capture-fd-output", default=True,
+                        action=argparse.BooleanOptionalAction,
+                        help="publish the output of C code and child processes on stdout and"
+                        " stderr")  # fmt: skip
+    parser.add_argument("--switch-interval", type=_argument(_seconds), metavar="SECONDS",
+                        help="thread switch interval of the process, as in"
+                        " sys.setswitchinterval (default: Python's, 0.005)")  # fmt: skip
+    parser.add_argument("--iopub-keepalive", type=_argument(keepalive), default=Keepalive(),
+                        metavar="IDLE,INTERVAL,COUNT",
+                        help="TCP keepalive of IOPub: seconds before the first probe, seconds"
+                        " between probes, number of probes; or off (default: 10,5,3)")  # fmt: skip
+    parser.add_argument("--comm-grace-period", metavar="SECONDS",
+                        type=_argument(functools.partial(_seconds, allow_zero=True)),
+                        help="time that comms without a subscriber stay open"
+                        " (default: 1)")  # fmt: skip
+    parser.add_argument("--comm-lifecycle", default=None, action=argparse.BooleanOptionalAction,
+                        help="end comms and their requests when no subscriber remains")  # fmt: skip
+    return parser
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise ValueError(text)
-    return value
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Return ``parse`` as an argparse type, so that argparse prints the text of its ValueError.
+
+    Without it, argparse prints only the name of the Python function.
+    """
+
+    def parse_argument(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
+def _seconds(text: str, *, allow_zero: bool = False) -> float:
+    """Parse a number of seconds.
+
+    Raises:
+        ValueError: ``text`` is not a number, or out of range.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if 0 < value < MAX_SECONDS or (allow_zero and value == 0):
+        return value
+    lowest = "0 or more" if allow_zero else "above 0"
+    raise ValueError(f"{text!r} is not a number of seconds ({lowest}, below {MAX_SECONDS})")

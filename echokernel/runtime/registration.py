@@ -1,6 +1,7 @@
 """The kernel's end of the handshake: it registers its ports and waits for the receipt (JEP 66).
 
-The socket and the clock are here; what the frames mean is in ``protocol.handshake``.
+The socket and the clock are here. `protocol.handshake` decides what the frames mean. The socket
+options are described in https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html
 """
 
 from __future__ import annotations
@@ -21,31 +22,33 @@ from ..protocol.headers import header
 from ..protocol.startup import Ports, RegistrationFile
 
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds a kernel waits for its receipt (H4); xeus and ark wait as long."""
+"""Seconds that a kernel waits for its receipt; xeus-zmq 4 and ark wait equally long (H4)."""
 
 MAX_RECEIPT = 16 * 1024 * 1024
-"""Bytes. H3: a frame that is larger ends the connection, and no receipt can come any more; a
-receipt's content is free."""
+"""Bytes of the largest frame. libzmq disconnects a peer that sends a larger one (H3).
+
+A receipt's content is free, so the bound is far above the size of a known receipt.
+"""
 
 MAX_IGNORED = 1000
-"""Invalid answers after which the deadline counts even while more are arriving."""
+"""Number of invalid answers after which the deadline is checked even if more have arrived."""
 
 _ENCRYPTION_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL  # a wrong key: the server hangs up
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL  # only one of the two encrypts
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL  # wrong key: the server disconnects
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL  # only one side uses CURVE
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
 
 class KernelRegistration:
-    """One kernel's registration: sent by ``__enter__``, completed by `await_receipt`.
+    """One registration: ``__enter__`` sends it, and `await_receipt` completes it.
 
-    The two are apart so that a kernel can load its language while the launcher answers.
+    In between, the kernel can load its language while the launcher answers.
 
     Args:
         file: the registration file.
-        ports: ports that are bound, and whose heartbeat and IOPub answer already (H1).
-        timeout: seconds until the receipt must be there (H4), counted from the sending.
+        ports: the bound ports; heartbeat and IOPub answer already (H1).
+        timeout: seconds to wait for the receipt (H4).
     """
 
     def __init__(
@@ -53,20 +56,22 @@ class KernelRegistration:
     ) -> None:
         self.address = url(file.transport, file.registration_ip, file.registration_port)
         self._timeout = timeout
-        self._end = KernelHandshake(file, deadline=time.monotonic() + timeout)
+        self._handshake = KernelHandshake(file, deadline=time.monotonic() + timeout)
         self._ports = ports
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        # DEALER for both forms: a REQ, which the handshake request is sent from, would take
-        # one forged answer and could never receive the true one (H3). The wire is the same.
+        # DEALER for both forms, which send the same frames as a REQ. A REQ socket would accept one
+        # forged answer, and could not receive the valid one afterwards (H3).
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        # H5: nothing of it outlives the handshake.
+        # The connection must not outlive the handshake (H5).
         self._socket.linger = 0
         self._socket.ipv6 = ":" in file.registration_ip
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_RECEIPT)
-        # Else a wrong CURVE key looks like a launcher that does not answer: libzmq tries for ever.
-        self._failures = self._socket.get_monitor_socket(_ENCRYPTION_FAILED)
+        # libzmq retries forever after a wrong CURVE key; without this monitor the error would be
+        # that the launcher does not answer.
+        self._monitor = self._socket.get_monitor_socket(_ENCRYPTION_FAILED)
         if file.curve is not None:
-            # F6 (ours): the launcher is the CURVE server with the key pair of the file.
+            # Ours: the launcher is a CURVE server with the key pair of the file (F6).
+            # https://rfc.zeromq.org/spec/26/
             self._socket.curve_serverkey = file.curve.publickey
             self._socket.curve_publickey = file.curve.publickey
             self._socket.curve_secretkey = file.curve.secretkey
@@ -84,7 +89,7 @@ class KernelRegistration:
             session=uuid.uuid4().hex,
             date=datetime.now(timezone.utc).isoformat(),
         )
-        frames = self._end.register(self._ports, request_header)
+        frames = self._handshake.register(self._ports, request_header)
         self._socket.send_multipart(frames)
         return self
 
@@ -97,9 +102,9 @@ class KernelRegistration:
         self.close()
 
     def close(self) -> None:
-        """H5: close the socket; harmless if it is closed."""
+        """Close the socket; a second call has no effect (H5)."""
         self._socket.disable_monitor()
-        self._failures.close(linger=0)  # else the context waits for it, for ever
+        self._monitor.close(linger=0)  # otherwise term() would wait forever
         self._socket.close()
         self._context.term()
 
@@ -107,29 +112,29 @@ class KernelRegistration:
         """Wait until the launcher has answered.
 
         Raises:
-            RegistrationRefused: the launcher said no.
-            RegistrationTimeout: no valid receipt came in time (H4).
-            HandshakeError: the launcher and this kernel have not the same CURVE keys.
+            RegistrationRefused: the launcher replied with an error (H4).
+            RegistrationTimeout: no valid receipt arrived in time (H4).
+            HandshakeError: the launcher and the registration file have different CURVE keys (F6).
         """
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._failures, zmq.POLLIN)
-        while not self._end.done:
-            left = self._end.deadline - time.monotonic()
+        poller.register(self._monitor, zmq.POLLIN)
+        while not self._handshake.done:
+            left = self._handshake.deadline - time.monotonic()
             ready = dict(poller.poll(max(0, math.ceil(left * 1000))))
-            if self._failures in ready:
+            if self._monitor in ready:
                 raise HandshakeError(
-                    f"no encrypted connection to the launcher at {self.address}: the CURVE keys"
-                    " of the registration file (or their absence) are not what it uses"
+                    f"no encrypted connection to the launcher at {self.address}: the launcher does"
+                    " not use the CURVE keys of the registration file, or only one side uses CURVE"
                 )
             if self._socket in ready:
-                self._end.receive(self._socket.recv_multipart())
-                # A language that loads for longer than the deadline finds its receipt here:
-                # first what has come, then the time. A flood of junk is no receipt.
-                if self._end.ignored < MAX_IGNORED:
+                self._handshake.receive(self._socket.recv_multipart())
+                # Arrived answers come before the deadline: a language can take longer to load than
+                # the deadline. After a flood of invalid answers, the deadline counts.
+                if self._handshake.ignored < MAX_IGNORED:
                     continue
-            self._end.tick(time.monotonic())
-        if self._end.state is State.REFUSED:
-            raise RegistrationRefused(self.address, self._end.refusal or "no reason given")
-        if self._end.state is State.EXPIRED:
-            raise RegistrationTimeout(self.address, self._timeout, self._end.ignored)
+            self._handshake.tick(time.monotonic())
+        if self._handshake.refusal is not None:
+            raise RegistrationRefused(self.address, self._handshake.refusal)
+        if self._handshake.state is State.EXPIRED:
+            raise RegistrationTimeout(self.address, self._timeout, self._handshake.ignored)

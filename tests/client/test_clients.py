@@ -133,8 +133,8 @@ async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
 
 def test_one_request_is_enough(context, attach, monkeypatch):
     """S2: the welcome proves the subscription; statuses of the request need not come."""
-    for patience in ("REPLY_PATIENCE", "WELCOME_PATIENCE"):  # no second one on a slow machine
-        monkeypatch.setattr(readiness, patience, DEADLINE)
+    for timeout in ("REPLY_TIMEOUT", "WELCOME_TIMEOUT"):  # no second one on a slow machine
+        monkeypatch.setattr(readiness, timeout, DEADLINE)
     info = {"protocol_version": "5.6", "supported_features": ["iopub_welcome"]}
     with FakeKernel(context, info=info, silent_for=9) as kernel:
         client = attach(kernel.connection)

@@ -39,7 +39,7 @@ SENTENCES = [
     (
         errors.RegistrationTimeout("tcp://127.0.0.1:5", 5.0, 0),
         {"address": "tcp://127.0.0.1:5", "waited": 5.0, "ignored": 0},
-        "no valid receipt from the launcher at tcp://127.0.0.1:5 within 5 s (nothing answered);"
+        "no valid receipt from the launcher at tcp://127.0.0.1:5 within 5 s (no answer);"
         " is the launcher that wrote the registration file still running?",
     ),
     (
@@ -50,14 +50,14 @@ SENTENCES = [
         " is the launcher that wrote the registration file still running?",
     ),
     (
-        errors.CommDisconnected("nobody listens", "one", "s1"),
-        {"reason": "nobody listens", "comm_id": "one", "session": "s1"},
-        "the comm one is disconnected: nobody listens",
+        errors.CommDisconnected("no subscriber", "one", "s1"),
+        {"reason": "no subscriber", "comm_id": "one", "session": "s1"},
+        "the comm one is disconnected: no subscriber",
     ),
     (
         errors.CommTimeout("answer", 2.5, "one"),
         {"method": "answer", "timeout": 2.5, "comm_id": "one"},
-        "answer: no answer on the comm one within 2.5 s",
+        "answer: no response on the comm one within 2.5 s",
     ),
     (
         errors.CommRequestError(-32601, "there is no method x", [1]),

@@ -382,7 +382,7 @@ def test_fuzz_the_launcher_never_raises_and_never_accepts(form):
     for count, frames in enumerate(mutants(good, 99, 1500), 1):  # noqa: B007
         result = launcher.receive(frames, head(REPLY))
         assert isinstance(result, Ignored), frames
-        assert KEY.decode() not in result.why
+        assert KEY.decode() not in result.reason
     assert count > 1000
     assert isinstance(launcher.receive(good, head(REPLY)), Accepted)
 

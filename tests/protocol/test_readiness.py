@@ -34,9 +34,9 @@ def asked(*msg_ids, now=0.0):
 def test_it_asks_at_once_and_once():
     """S2: one request."""
     wait = Readiness(MINE)
-    assert wait.ask_in(100.0) == 0
+    assert wait.due_in(100.0) == 0
     wait.sent("first", 100.0)
-    assert wait.ask_in(100.0) == readiness.REPLY_PATIENCE
+    assert wait.due_in(100.0) == readiness.REPLY_TIMEOUT
     assert wait.requests == 1
 
 
@@ -50,17 +50,17 @@ def test_any_message_of_the_kernel_that_answered_is_the_proof(order, what):
         if step == "answer":
             wait.replied(reply(), 0.0)
         else:
-            wait.heard(message(what, parent="of somebody else"))
+            wait.received(message(what, parent="of somebody else"))
     assert wait.is_over
 
 
 def test_what_a_kernel_said_before_its_restart_is_no_proof():
     """S2: it may still lie in the socket; the subscription at the new kernel is another one."""
     wait = asked()
-    wait.heard(message(session=OLD))
+    wait.received(message(session=OLD))
     wait.replied(reply(), 0.0)
     assert not wait.is_over
-    wait.heard(message("iopub_welcome"))
+    wait.received(message("iopub_welcome"))
     assert wait.is_over
 
 
@@ -69,9 +69,9 @@ def test_a_restart_during_the_wait():
     wait = asked("first", "second")
     wait.replied(reply("first", session=OLD), 0.0)
     wait.replied(reply("second", session=NEW), 0.0)
-    wait.heard(message(session=OLD))
+    wait.received(message(session=OLD))
     assert not wait.is_over
-    wait.heard(message(session=NEW))
+    wait.received(message(session=NEW))
     assert wait.is_over
 
 
@@ -79,17 +79,17 @@ def test_a_restart_during_the_wait():
 def test_a_kernel_whose_messages_do_not_tell_who_it_is(session):
     """S2: some write the client's session id, or none; the status of our request is the proof."""
     wait = asked()
-    wait.heard(message(session=session, parent="of somebody else"))
+    wait.received(message(session=session, parent="of somebody else"))
     wait.replied(reply(session=session), 0.0)
     assert not wait.is_over
-    wait.heard(message(session=session, parent="first"))
+    wait.received(message(session=session, parent="first"))
     assert wait.is_over
 
 
 def test_a_parent_header_that_is_null():
     """S2: xeus-python's welcome."""
     wait = asked()
-    wait.heard({**message("iopub_welcome"), "parent_header": None})
+    wait.received({**message("iopub_welcome"), "parent_header": None})
     wait.replied(reply(), 0.0)
     assert wait.is_over
 
@@ -100,8 +100,8 @@ def test_a_parent_header_that_is_null():
 def test_what_is_no_answer(other):
     wait = asked()
     wait.replied(other, 0.0)
-    wait.heard(message())
-    assert wait.answer is None
+    wait.received(message())
+    assert wait.reply is None
     assert not wait.is_over
 
 
@@ -109,8 +109,8 @@ def test_a_kernel_that_promises_a_welcome_is_waited_for():
     """S2: but not for ever; ark and async-kernel welcome nobody but the first client."""
     wait = asked()
     wait.replied(reply(protocol_version="5.6"), 10.0)
-    assert wait.ask_in(10.0) == pytest.approx(readiness.WELCOME_PATIENCE)
-    assert wait.ask_in(10.0 + readiness.WELCOME_PATIENCE) == 0
+    assert wait.due_in(10.0) == pytest.approx(readiness.WELCOME_TIMEOUT)
+    assert wait.due_in(10.0 + readiness.WELCOME_TIMEOUT) == 0
 
 
 def test_the_known_loop():
@@ -118,12 +118,12 @@ def test_the_known_loop():
     wait, now, pauses = asked(), 0.0, []
     for number in range(12):
         wait.replied(reply("first" if number == 0 else f"{number}"), now)
-        pauses.append(wait.ask_in(now))
+        pauses.append(wait.due_in(now))
         now += pauses[-1]
-        assert wait.ask_in(now) == 0
+        assert wait.due_in(now) == 0
         wait.sent(f"{number + 1}", now)
     assert pauses[:4] == pytest.approx([0.01, 0.02, 0.04, 0.08])
-    assert pauses[-1] == pytest.approx(readiness.MOST_PATIENCE)
+    assert pauses[-1] == pytest.approx(readiness.MAX_TIMEOUT)
 
 
 def test_no_answer():
@@ -131,7 +131,7 @@ def test_no_answer():
     wait, now, pauses = Readiness(MINE), 0.0, []
     for number in range(6):
         wait.sent(f"{number}", now)
-        pauses.append(wait.ask_in(now))
+        pauses.append(wait.due_in(now))
         now += pauses[-1]
     assert pauses == pytest.approx([1, 2, 4, 8, 8, 8])
 

@@ -33,10 +33,10 @@ PROBLEMS = {
     "missing": r"missing\b.*",
     "type": r"(a string|an object|a (whole )?number) is needed, not (an?|null)\b.*",
     "range": r".+ is not a port \([01]-65535\)",
-    "taken": r"\d+ is \w+_port already",
+    "taken": r"\d+ is already the \w+_port",
     "empty": "empty|unknown: ''; use 'tcp' or 'ipc'",
     "character": "contains a (control character|character that is not valid Unicode)",
-    "unknown": r"unknown.*; use 'tcp' or 'ipc'|unknown .+, e.g. use 'hmac-sha256'"
+    "unknown": r"unknown.*; use 'tcp' or 'ipc'|unknown .+; use for example 'hmac-sha256'"
     r"|'hmac-shake_128' has no digest that an HMAC can use",
     "curve-key": r"not a CURVE key \(40 characters of Z85\)",
 }

@@ -48,10 +48,10 @@ def test_signing_twice_gives_the_same():
 @pytest.mark.parametrize(
     ("scheme", "sentence"),
     [
-        ("sha256", "unknown signature scheme 'sha256', e.g. use 'hmac-sha256'"),
-        ("hmac-", "unknown signature scheme 'hmac-', e.g. use 'hmac-sha256'"),
-        ("", "unknown signature scheme '', e.g. use 'hmac-sha256'"),
-        ("hmac-rot13", "unknown signature scheme 'hmac-rot13', e.g. use 'hmac-sha256'"),
+        ("sha256", "unknown signature scheme 'sha256'; use for example 'hmac-sha256'"),
+        ("hmac-", "unknown signature scheme 'hmac-'; use for example 'hmac-sha256'"),
+        ("", "unknown signature scheme ''; use for example 'hmac-sha256'"),
+        ("hmac-rot13", "unknown signature scheme 'hmac-rot13'; use for example 'hmac-sha256'"),
         ("hmac-shake_128", "'hmac-shake_128' has no digest that an HMAC can use"),
     ],
 )

@@ -26,6 +26,7 @@ class UpperKernel(Kernel):
     implementation_version = "1"
     banner = "upper case"
     language_info = {"name": "upper", "mimetype": "text/plain", "file_extension": ".txt"}
+    stop_on_error_timeout = 60.0  # seconds: a request that follows a failure late is aborted, too
 
     async def do_execute(self, code, silent, **_):
         if code == "input":

@@ -241,7 +241,7 @@ def test_nobody_listens_at_the_registration_port(signed_frame_launcher, start):
     """H4: an unreachable launcher is told from a slow one by nothing but the deadline."""
     path = signed_frame_launcher.write_file(registration_port=free_port())
     process = start(path, "--handshake-timeout", "0.5")
-    ends_with_one_line(process, 1, "nothing answered")
+    ends_with_one_line(process, 1, "no answer")
     assert not path.exists()
 
 

@@ -231,7 +231,7 @@ def test_faults(fault, fake, start, tmp_path):
     if fault is Fault.REFUSAL:
         assert FakeLauncher.REASON in stderr
     else:
-        assert ("1 invalid answer(s) were ignored" if ignored else "nothing answered") in stderr
+        assert ("1 invalid answer(s) were ignored" if ignored else "no answer") in stderr
 
 
 def test_what_a_fake_launcher_does_not_accept(context):

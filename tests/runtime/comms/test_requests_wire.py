@@ -264,7 +264,7 @@ def test_a_timeout_that_the_caller_chose(client):
         msg_id = client.execute(f"{how} 0.05")
         asked = client.asked("one")
         text = "".join(got["content"].get("text", "") for got in client.idle(msg_id))
-        assert "CommTimeout answer: no answer on the comm one within 0.05 s" in text
+        assert "CommTimeout answer: no response on the comm one within 0.05 s" in text
         client.idle(client.answer("one", asked["id"], 6))
 
 

@@ -1,1 +1,1 @@
-"""The policy for subscribers that do not read (P3). The core publishes without it."""
+"""The policy for subscribers that do not read (P3). The core runs without this package."""

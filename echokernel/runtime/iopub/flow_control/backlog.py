@@ -1,4 +1,4 @@
-"""How far the slowest subscriber of IOPub is behind (SPEC P3)."""
+"""Measures how far the slowest subscriber of IOPub is behind (P3). It decides nothing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _Segment(NamedTuple):
 
 
 class Backlog:
-    """Sends, and counts what the slowest subscriber has not been sent yet.
+    """Sends messages, and counts those that ZeroMQ has not yet sent to the slowest subscriber.
 
-    The last message of every few hundred is tracked: ZeroMQ lets go of it when nobody waits for
-    it any more, and those before it went out earlier.
+    The last message of every few hundred is tracked: ZeroMQ releases it when it has been sent to
+    every subscriber. Earlier messages were sent before it.
 
-    Attributes: ``messages`` and ``size`` (bytes) as of the last `look`, and whether that is more
-    than may be (``is_full``; ``is_heavy``, by its bytes); ``segments``, the number of segments that
-    were ever sent.
+    Attributes: ``messages`` and ``size`` (bytes) at the last `look`, ``is_full`` (either exceeds
+    its limit), ``is_heavy`` (``size`` exceeds its limit), ``segments`` (number of segments sent so
+    far).
     """
 
     def __init__(self, xpub: zmq.Socket[bytes], limits: FlowLimits) -> None:
@@ -45,14 +45,14 @@ class Backlog:
         self.is_full = False
 
     def send(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
-        """Send; return False if somebody's queue is full, and it was not."""
+        """Send a message; return False if a subscriber's queue is full and nothing was sent."""
         messages, total = self._open_messages + 1, self._open_size + size
         last = None
         if messages >= _SEGMENT_MESSAGES or total >= _SEGMENT_BYTES:
             last = zmq.Frame(frames[-1], track=True, copy=False, copy_threshold=0)
             frames, copy = [*frames[:-1], last], False
         try:
-            # Refused, if at all, at its first frame: within a message no queue grows.
+            # ZeroMQ refuses a message at its first frame only: queues do not grow within a message.
             self._send(frames, copy, _NOBLOCK)
         except zmq.Again:
             return False
@@ -65,7 +65,7 @@ class Backlog:
         return True
 
     def look(self) -> None:
-        """Count anew."""
+        """Update the counts."""
         self._segments = [segment for segment in self._segments if not segment.tracker.done]
         self.messages = sum(segment.messages for segment in self._segments)
         self.size = sum(segment.size for segment in self._segments)
@@ -76,11 +76,11 @@ class Backlog:
         return self.size > self._limits.backlog_bytes
 
     def waits_for(self, segment: int) -> bool:
-        """Tell whether somebody has not been sent the segment of that number, or one before."""
+        """Return True if this segment, or an earlier one, is not yet sent to every subscriber."""
         return bool(self._segments) and self._segments[0].number <= segment
 
     def within(self, share: float) -> bool:
-        """Tell whether it is no longer than that share of what it may be."""
+        """Return True if messages and bytes are within this share of their limits."""
         limits = self._limits
         return (
             self.messages <= limits.backlog_messages * share

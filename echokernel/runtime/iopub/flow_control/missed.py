@@ -1,4 +1,4 @@
-"""What a subscriber whose queue is full still has to be told (SPEC P3)."""
+"""Messages held for a subscriber whose queue is full (P3)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 
 class Missed:
-    """What is kept for whose queue is full, status apart from the rest, which may be much more.
+    """Messages held for a blocked subscriber; status messages have their own bounded queue.
 
     Args:
-        lose: is told what there is no room for any more; the oldest goes first.
-        limit: status messages that are kept, and as many others.
+        lose: called with each message that is dropped; the oldest is dropped first.
+        limit: number of status messages that are held, and number of other messages.
     """
 
     def __init__(self, lose: Callable[[Sequence[bytes]], None], limit: int) -> None:
@@ -33,7 +33,7 @@ class Missed:
             self._lose(kept.popleft()[1])
 
     def take(self) -> list[Sequence[bytes]]:
-        """Return everything, in order; it is not kept any longer."""
+        """Return all held messages in their order, and hold none of them any more."""
         everything = sorted([*self._status, *self._others], key=operator.itemgetter(0))
         self._status.clear()
         self._others.clear()

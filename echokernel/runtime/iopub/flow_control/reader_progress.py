@@ -1,4 +1,7 @@
-"""The operating system's view of IOPub's connections: whether subscribers read (P3)."""
+"""Finds out from the operating system whether IOPub's subscribers read (P3).
+
+The number of unsent bytes is TIOCOUTQ: https://man7.org/linux/man-pages/man7/tcp.7.html
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from ..connections import Connection, connection_of
 
 
 class ReaderProgress:
-    """The connections of subscribers of output, to find out whether any of them reads."""
+    """The connections of the subscribers of output, and their unsent bytes at the last check."""
 
     def __init__(self) -> None:
         self._unsent: dict[Connection, int | None] = {}
@@ -24,7 +27,7 @@ class ReaderProgress:
     def any_reads(self) -> bool:
         """Return True if sent data has reached a subscriber's process since the last check."""
         if sys.platform == "win32":
-            return True  # the system does not report it
+            return True  # Windows does not report it
         return any(unsent == 0 or unsent != before for before, unsent in self._poll())
 
     def any_progress(self) -> bool:
@@ -44,8 +47,8 @@ class ReaderProgress:
 
 
 def _unsent_bytes(descriptor: int) -> int:
-    """Return the bytes that the peer's operating system has not acknowledged yet."""
-    import fcntl  # not on Windows
+    """Return the number of bytes that the peer's operating system has not acknowledged."""
+    import fcntl  # Windows has neither module
     import termios
 
     try:

@@ -1,15 +1,16 @@
-"""What becomes of output when a subscriber does not read it (SPEC P3).
+"""Decides what is sent while a subscriber does not read (P3). It runs in the publisher's thread.
 
-ZeroMQ keeps a queue for each subscriber and tells nobody how long they are. So here we count what
-the slowest of them has yet to be sent (`Backlog`), and within a bound nothing is lost. Beyond it
-(`SlowReaders`) everybody waits, as long as that subscriber reads. If it does not, it loses output;
-what is said of requests it does not lose. Both belong to IOPub's own thread.
+ZeroMQ keeps a queue for each subscriber and does not report its length. `Backlog` counts the
+messages that the slowest subscriber has not received, and within the limits nothing is lost.
+Beyond them, the publisher waits while that subscriber reads. If the subscriber stops reading, it
+loses output but not the status messages.
 
-ZeroMQ's own bound, the high water mark, is above ours. It hears of what a subscriber was sent only
-every half of it, so a queue may be full for it that is not half as long. Then it refuses a message
-(ZMQ_XPUB_NODROP); without that it would drop everything from there, the idle status too, and
-tell nobody. A full queue is also what lets others go on: dropping is left to ZeroMQ then, which
-drops for that subscriber alone.
+ZeroMQ's high-water mark is above our limits. libzmq learns only every half of the mark that a
+subscriber has received messages, so a queue can count as full at half of its length. libzmq then
+refuses the next message (ZMQ_XPUB_NODROP); without that option it would drop messages, idle status
+included, without an error. While a queue is full, other subscribers are served by dropping: libzmq
+drops messages only for the full queue.
+https://libzmq.readthedocs.io/en/latest/zmq_setsockopt.html
 """
 
 from __future__ import annotations
@@ -32,28 +33,28 @@ from .reader_progress import ReaderProgress
 log = logging.getLogger("echokernel")
 
 SMALL = 1024
-"""Bytes of output that goes on to everybody where only bytes are the matter."""
+"""Bytes. Smaller output is sent even if the backlog exceeds its limit of bytes."""
 
 NO_OUTPUT = (b"comm", b"session.", b"websocket.")
-"""What topics begin with whose subscribers hear no output."""
+"""Topics that begin with these do not receive output."""
 
 OUTPUT = {"stream", "display_data", "update_display_data", "execute_result"}
-"""Types of messages that are dropped first."""
+"""Types of the messages that are dropped first."""
 
 _LOOK_AGAIN = 0.05  # seconds
 
 _STEP = 0.1
-"""Seconds between two looks; where it was more, the kernel itself stood still."""
+"""Seconds between two checks; if more time passed, the kernel itself was stopped."""
 
 
 class SlowReaders:
-    """Publishes within the bound; beyond it, decides what is dropped, and says so.
+    """Publishes within the limits; beyond them, decides which messages are dropped, and reports it.
 
     Args:
         xpub: the IOPub socket.
-        notice: makes the frames of a ``stream`` message of a text, for the request that the
-            given message belongs to.
-        pause: waits a moment, and serves subscriptions meanwhile; False: wait no more.
+        notice: returns a ``stream`` message with a text, for the request of another message.
+        pause: waits for a moment and handles subscriptions; False: the publisher stops.
+        limits: of the backlog and of the messages that are held.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SlowReaders:
         self._pause = pause
         self.dropping = False
         self._left_to_zeromq = False
-        self._was_left = False  # since the first loss: it may have had some of what was counted
+        self._was_left = False  # since the first loss: the count of lost messages is an upper bound
         self._full_until = 0
         self._somebody_reads = False
         self._lost = 0
@@ -82,14 +83,14 @@ class SlowReaders:
         self._refuse(True)
 
     def subscribed(self, topic: bytes, descriptor: int | None) -> None:
-        """Somebody subscribed, over the connection ``descriptor``."""
+        """Apply a subscription that arrived over the connection ``descriptor``."""
         if descriptor is not None and not topic.startswith(NO_OUTPUT):
             self._subscribers.add(descriptor)
             if self.dropping:
-                self._see_who_reads()  # who has just come must not go without
+                self._see_who_reads()  # the new subscriber must receive output
 
     def publish(self, frames: Sequence[Any], copy: bool, size: int) -> None:
-        """Send a message of ``size`` bytes, after a wait or not at all if it has to be."""
+        """Send a message of ``size`` bytes; it can be delayed, held or dropped."""
         if self._due:
             self._publish_due()
         self._publish(frames, copy, size)
@@ -112,20 +113,21 @@ class SlowReaders:
         self._send_past(frames, copy, size)
 
     def send_now(self, frames: Sequence[bytes]) -> None:
-        """Send what is no output, before anything else: a welcome, say; it may be in a `pause`.
+        """Send a message that is not output, such as a welcome, before any output.
 
-        At once if nobody's queue is full, and else as soon as that is decided.
+        If a subscriber's queue is full, the message waits for the next `publish` or `poll`. The
+        call can come from within `pause`.
         """
         if self._due or not self._backlog.send(frames, True, zmq_multipart.check(frames)):
             self._due.append(frames)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether to `look` from time to time."""
+        """Whether `poll` must be called from time to time."""
         return self.dropping or bool(self._due)
 
     def poll(self) -> None:
-        """See whether what `is_waiting` is for is over."""
+        """Check whether the blocked subscriber has caught up, and send waiting messages."""
         if self.dropping:
             self._see_whether_it_is_over()
         self._publish_due()
@@ -141,15 +143,15 @@ class SlowReaders:
             self._recover()
 
     def _is_sent(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
-        """Send when there is room; return False if the slowest subscriber does not read."""
+        """Send a message when there is room; return False if the slowest peer does not read."""
         backlog = self._backlog
         if not backlog.is_full and backlog.send(frames, copy, size):
             return True
-        self._subscribers.any_reads()  # since now
+        self._subscribers.any_reads()  # the next call reports progress since now
         behind, patience = backlog.messages, Patience(self._limits.patience)
         while patience.lasts():
             if not self._pause():
-                self._refuse(False)  # the end: what there is room for
+                self._refuse(False)  # the publisher stops: send what fits
                 return backlog.send(frames, copy, size)
             backlog.look()
             if not backlog.is_full and backlog.send(frames, copy, size):
@@ -159,7 +161,7 @@ class SlowReaders:
         return False
 
     def _send_past(self, frames: Sequence[Any], copy: bool, size: int) -> None:
-        """Send to whom it can be sent, while somebody does not read."""
+        """Send a message to the other subscribers, while one does not read."""
         msg_type = type_of(frames)
         others_read = self._somebody_reads or self._left_to_zeromq
         there_is_room = others_read and not (size > SMALL and self._backlog.is_heavy)
@@ -181,24 +183,24 @@ class SlowReaders:
             self._leave_to_zeromq(frames, copy, size)
 
     def _leave_to_zeromq(self, frames: Sequence[Any], copy: bool, size: int) -> None:
-        """Have it drop this for whose queue is full, and send it to the others.
+        """Let libzmq drop this message for the full queue, and send it to the others.
 
-        It then passes that queue over until it hears that half of it was read, and refuses nothing
-        for its sake: it alone loses what comes now.
+        libzmq then skips that queue until half of it has been read. Only its subscriber loses the
+        messages that follow.
         """
         self._left_to_zeromq = self._was_left = True
         self._refuse(False)
         self._backlog.send(frames, copy, size)
         self._refuse(True)
-        # A catch-up that comes when half of it was read would be lost again, the other half may
-        # never be. So: when everything that is in it now is out.
+        # Held messages are sent when the whole queue of this moment has been read. After half of
+        # it, libzmq could drop them again.
         self._full_until = self._backlog.segments
 
     def _is_sent_to_others(self, frames: Sequence[Any], copy: bool, size: int) -> bool:
-        """Send when there is room; return False if nobody whose queue is full reads."""
+        """Send a message when there is room; return False if no blocked subscriber reads."""
         if self._backlog.send(frames, copy, size):
             return True
-        self._subscribers.any_progress()  # since now
+        self._subscribers.any_progress()  # the next call reports progress since now
         patience = Patience(self._limits.patience)
         while patience.lasts() and self._pause():
             if self._backlog.send(frames, copy, size):
@@ -217,21 +219,22 @@ class SlowReaders:
                 self._backlog.messages,
                 self._backlog.size // 1_000_000,
             )
-            # If it still has room for this, it will find it where the gap begins.
+            # If there is room for this notice, the subscriber sees it where the gap begins.
             self._tell(
                 "a client has stopped reading; output that is not sent to it is lost from here"
             )
 
     def _see_who_reads(self) -> None:
-        """If others do, they lose nothing; also who does now and then."""
+        """Note whether other subscribers read; those must not lose output."""
         somebody_reads = self._subscribers.any_reads() and len(self._subscribers) > 1
         self._somebody_reads = self._somebody_reads or somebody_reads
 
     def _recover(self) -> None:
         self.dropping = self._left_to_zeromq = self._somebody_reads = False
         self._refuse(True)
-        self._socket.getsockopt(zmq.EVENTS)  # has it learn what was read: it looks rarely
-        # Others hear these again. A second idle disturbs nobody, a missing one is waited for.
+        self._socket.getsockopt(zmq.EVENTS)  # libzmq checks what was read only when it is used
+        # Other subscribers receive these again. A repeated idle is harmless; a client waits for a
+        # missing one.
         for frames in self._missed.take():
             self.send_now(frames)
         if self._lost:
@@ -246,15 +249,15 @@ class SlowReaders:
             self._missed.append(frames, "stream")
 
     def _refuse(self, refuse: bool) -> None:
-        """Have ZeroMQ refuse messages that it would drop for a subscriber; or drop them."""
+        """Let libzmq refuse the messages that it would otherwise drop for a subscriber."""
         self._socket.setsockopt(zmq.XPUB_NODROP, int(refuse))
 
 
 class Patience:
-    """Seconds of waiting, which count only while the kernel runs.
+    """A timeout that counts only while the kernel runs.
 
-    A laptop that slept, or a container that was frozen, for longer had its readers lose 43,000 of
-    170,000 messages: nobody had read anything meanwhile.
+    After a suspended laptop or a frozen container resumes, no subscriber has read during that time.
+    The pause must not count against them.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -263,7 +266,7 @@ class Patience:
         self._looked_at = clock()
 
     def lasts(self) -> bool:
-        """Tell whether there is some left; to be asked all the time."""
+        """Return True if time is left; the caller asks at short intervals."""
         before, self._looked_at = self._looked_at, self._clock()
         self._left -= min(self._looked_at - before, _STEP)
         return self._left > 0
