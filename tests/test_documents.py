@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
 
 
-@pytest.mark.parametrize("name", ["docs/architecture.md", "docs/spec.md", "README.md"])
+@pytest.mark.parametrize("name", ["docs/architecture.md", "docs/spec.md"])
 def test_the_states_are_those_of_the_table(name):
     block = re.search(r"```states\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     drawn = re.findall(r"^(\w+) --(\w+)--> (\w+)$", block[1], re.MULTILINE)
