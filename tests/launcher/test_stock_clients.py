@@ -31,7 +31,7 @@ def kernels_of(child):
 def test_jupyter_console(console, runtime_dir):
     """L1: the README's first command, on a terminal, started by a registration file."""
     child = console("--kernel", "echo-handshake")
-    child.expect("Echo: what you say comes back")
+    child.expect("Echo: each cell is printed")
     child.expect(r"In \[.*1.*\]")
     [kernel] = kernels_of(child)
     startup_file = kernel.cmdline()[-1]
