@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first == "run":
         return _run(rest)  # Before the parser is built, which takes 1 ms of each start.
     if first not in COMMANDS and first not in OPTIONS:
-        print(f"{PROGRAM}: {_unknown_command(first)}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {_unknown_command(first)}", file=sys.stderr)
         return USAGE_ERROR
     return _call(_parser().parse_args([first]).command, rest)
 

@@ -59,8 +59,8 @@ def test_an_unknown_command(word, advice):
     done = run_echokernel(word, "--help")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"echokernel: {word!r} is not a command; {advice} `echokernel --help` explains the commands"
-        "\n"
+        f"echokernel: error: {word!r} is not a command; {advice} `echokernel --help` explains the"
+        " commands\n"
     )
 
 
