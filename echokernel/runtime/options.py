@@ -48,29 +48,27 @@ class Options:
 def program_name() -> str:
     """Return the name of the running program: the package of ``python -m``, or the script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+    name = str(spec.name).removesuffix(".__main__") if spec else "__main__"
+    # A folder or archive with a __main__.py, such as a console script on Windows, has that name.
+    return Path(sys.argv[0]).stem if name == "__main__" else name
 
 
 def parse_command_line(
     argv: Sequence[str] | None,
     kernel_class: str | type,
-    version: str | None = None,
-    epilog: str = "",
+    command: str = "",
 ) -> Options:
     """Parse the command line; an error in it ends the process with status 2.
 
     Args:
         argv: without the program's name; None: this process's.
         kernel_class: the default of ``--kernel-class``.
-        version: printed by ``--version``; None: there is no such option.
-        epilog: the last lines of ``--help``.
+        command: the word after the program's name; empty: there is none.
 
     Raises:
-        SystemExit: the command line is wrong, or it asks for ``--help`` or ``--version``.
+        SystemExit: the command line is wrong, or it asks for ``--help``.
     """
-    parser = _create_parser(kernel_class, epilog)
-    if version is not None:
-        parser.add_argument("--version", action="version", version=version)
+    parser = _create_parser(kernel_class, command)
     known, config = parser.parse_known_args(argv)
     for argument in config:
         if not (argument.startswith("--") and "." in argument and "=" in argument):
@@ -83,17 +81,19 @@ def parse_command_line(
     return Options(flow_limits=limits, config=config, **vars(known))
 
 
-def _create_parser(kernel_class: str | type, epilog: str) -> argparse.ArgumentParser:
+def _create_parser(kernel_class: str | type, command: str) -> argparse.ArgumentParser:
+    class_name = kernel_class if isinstance(kernel_class, str) else kernel_class.__name__
+    class_name = class_name.replace(":", ".").rpartition(".")[2]
     parser = argparse.ArgumentParser(
-        prog=program_name(),
+        prog=f"{program_name()} {command}".rstrip(),
         description="Start a kernel. Without -f, the kernel writes its own connection file.",
-        epilog="Settings of the kernel's class can follow, such as --EchoKernel.ident=me." + epilog,
+        epilog=f"Settings of the kernel's class can follow, such as --{class_name}.ident=me.",
         allow_abbrev=False,
     )
     parser.add_argument("-f", dest="startup_file", metavar="FILE",
                         help="startup file: connection or registration file")  # fmt: skip
     parser.add_argument("--kernel-class", default=kernel_class, metavar="MODULE:CLASS",
-                        help="any ipykernel kernel class (default: the echo kernel)")  # fmt: skip
+                        help=f"any ipykernel kernel class (default: {class_name})")  # fmt: skip
     parser.add_argument("--ip", help="address to bind instead of the startup file's")
     parser.add_argument("--port-range", type=_argument(port_range), metavar="LOW-HIGH",
                         help="ports to choose from (default: any free port)")  # fmt: skip

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import __version__
 from . import app
 from .attachments import Attachments, Core
 from .iopub.publisher import IOPub, Outlet
@@ -26,9 +25,7 @@ STREAMS = ("stdout", "stderr")
 
 
 def run_kernel(
-    kernel_class: str | type = DEFAULT_KERNEL,
-    argv: Sequence[str] | None = None,
-    epilog: str = "",
+    kernel_class: str | type = DEFAULT_KERNEL, argv: Sequence[str] | None = None
 ) -> NoReturn:
     """Run a kernel until it is shut down, then end the process with the exit status.
 
@@ -36,14 +33,12 @@ def run_kernel(
         kernel_class: an ``ipykernel.kernelbase.Kernel``, or its name ``"package.module:Name"``
             (better: it is imported after the sockets answer).
         argv: command line without the program's name; None: this process's.
-        epilog: last lines of ``--help``.
 
     Raises:
         SystemExit: always; 0 after a shutdown, 2 for an unusable startup file, 1 for any other
             failure.
     """
-    status = app.run_kernel(kernel_class, argv, WholeKernel(), version=__version__, epilog=epilog)
-    sys.exit(status)
+    sys.exit(app.run_kernel(kernel_class, argv, WholeKernel()))
 
 
 class WholeKernel(Attachments):
