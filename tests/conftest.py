@@ -10,12 +10,31 @@ from pathlib import Path
 import pytest
 import zmq
 from support.consoles import open_console
+from support.home import TemporaryHome
 from support.kernel_processes import KEY, KernelProcess, start_classic
 from support.kernelspecs import write_kernelspec
 from support.managers import close_event_loop
 
 from echokernel.conformance.raw_client import RawClient
 from echokernel.conformance.raw_launcher import FORMS, RawLauncher
+
+HOME = pytest.StashKey[TemporaryHome]()
+
+
+def pytest_configure(config):
+    """Give the whole session a temporary home directory; xdist's workers inherit it."""
+    if not hasattr(config, "workerinput"):
+        config.stash[HOME] = TemporaryHome()
+        config.add_cleanup(config.stash[HOME].end)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Fail if something was written into the user's own home directory."""
+    if HOME in session.config.stash and (new := session.config.stash[HOME].new_entries()):
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"\nwritten into the user's home directory: {', '.join(new)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(tryfirst=True)

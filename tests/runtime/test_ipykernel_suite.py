@@ -4,20 +4,22 @@ The sdist is fetched by pip into pytest's cache, once; none of it is copied here
 a pytest of their own, in which the kernelspec ``python3`` is our app.
 """
 
-import os
-import subprocess
 import sys
 import tarfile
 from xml.etree import ElementTree
 
 import pytest
 from support.kernelspecs import handshake_metadata
+from support.programs import run_python
 
 VERSION = "7.4.0"
 """Of the suite; the kernel class is that of the ipykernel that is installed."""
 
 TEST_TIME = 10
 """Seconds after which one of its tests has failed: their own waits take up to 100."""
+
+SUITE_TIME = 300
+"""Seconds for one of its files."""
 
 BY_DESIGN = {
     "test_message_spec.py": {
@@ -54,12 +56,9 @@ def suite(request):
     folder = request.config.cache.mkdir("ipykernel-sdist")
     name = f"ipykernel-{VERSION}"
     if not (folder / name / "tests").is_dir():
-        words = ("download", "--quiet", "--no-deps", "--no-binary=ipykernel", "--dest", str(folder))
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *words, f"ipykernel=={VERSION}"],
-            capture_output=True,
-            text=True,
-        )
+        words = ("download", "--quiet", "--no-deps", "--no-binary=ipykernel",
+                 "--dest", str(folder), f"ipykernel=={VERSION}")  # fmt: skip
+        done = run_python("-m", "pip", *words)
         assert done.returncode == 0, f"the sdist of {name} cannot be fetched:\n{done.stderr}"
         with tarfile.open(folder / f"{name}.tar.gz") as sdist:
             sdist.extractall(folder, filter="data")
@@ -71,12 +70,11 @@ def results_of(file, suite, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    flaky\n")
     words = ["-c", "pytest.ini", "--rootdir", str(suite), "--noconftest", "-p", "no:cacheprovider",
              "-q", f"--timeout={TEST_TIME}", "--junitxml=results.xml"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, str(suite / "tests" / file)],
-        cwd=tmp_path,
-        env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
+    done = run_python(
+        *("-m", "pytest", *words, str(suite / "tests" / file)),
+        timeout=SUITE_TIME,
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+        TMPDIR=str(tmp_path),
     )
     assert done.returncode in (0, 1), f"the suite could not be run:\n{done.stdout}{done.stderr}"
     results = {}
@@ -88,7 +86,7 @@ def results_of(file, suite, tmp_path):
     return results
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(SUITE_TIME)
 @pytest.mark.parametrize("file", ["test_message_spec.py", "test_kernel.py", "test_async.py"])
 def test_ipykernels_suite(file, suite, kernelspecs, tmp_path):
     words = ("-m", "echokernel", "--kernel-class", "ipykernel.ipkernel:IPythonKernel")
