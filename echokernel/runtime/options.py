@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,10 @@ from typing import TypeVar
 
 from ..protocol import flow_control
 from ..protocol.flow_control import FlowLimits
+from ..protocol.option_values import seconds
 from ..protocol.startup import port_range
 from .registration import HANDSHAKE_TIMEOUT
 from .sockets import Keepalive, keepalive
-
-MAX_SECONDS = 1_000_000
-"""Every time on the command line must be below this; the clocks can add it to any time."""
 
 T = TypeVar("T")
 
@@ -97,7 +94,7 @@ def _create_parser(kernel_class: str | type, command: str) -> argparse.ArgumentP
     parser.add_argument("--ip", help="address to bind instead of the startup file's")
     parser.add_argument("--port-range", type=_argument(port_range), metavar="LOW-HIGH",
                         help="ports to choose from (default: any free port)")  # fmt: skip
-    parser.add_argument("--handshake-timeout", type=_argument(_seconds), metavar="SECONDS",
+    parser.add_argument("--handshake-timeout", type=_argument(seconds), metavar="SECONDS",
                         default=HANDSHAKE_TIMEOUT,
                         help="time to wait for the receipt (default: %(default)g)")  # fmt: skip
     parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING",
@@ -106,7 +103,7 @@ def _create_parser(kernel_class: str | type, command: str) -> argparse.ArgumentP
                         action=argparse.BooleanOptionalAction,
                         help="publish the output of C code and child processes on stdout and"
                         " stderr")  # fmt: skip
-    parser.add_argument("--switch-interval", type=_argument(_seconds), metavar="SECONDS",
+    parser.add_argument("--switch-interval", type=_argument(seconds), metavar="SECONDS",
                         help="thread switch interval of the process, as in"
                         " sys.setswitchinterval (default: Python's, 0.005)")  # fmt: skip
     parser.add_argument("--iopub-keepalive", type=_argument(keepalive), default=Keepalive(),
@@ -114,7 +111,7 @@ def _create_parser(kernel_class: str | type, command: str) -> argparse.ArgumentP
                         help="TCP keepalive of IOPub: seconds before the first probe, seconds"
                         " between probes, number of probes; or off (default: 10,5,3)")  # fmt: skip
     parser.add_argument("--comm-grace-period", metavar="SECONDS",
-                        type=_argument(functools.partial(_seconds, allow_zero=True)),
+                        type=_argument(functools.partial(seconds, allow_zero=True)),
                         help="time that comms without a subscriber stay open"
                         " (default: 1)")  # fmt: skip
     parser.add_argument("--comm-lifecycle", default=None, action=argparse.BooleanOptionalAction,
@@ -135,19 +132,3 @@ def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_argument
-
-
-def _seconds(text: str, *, allow_zero: bool = False) -> float:
-    """Parse a number of seconds.
-
-    Raises:
-        ValueError: ``text`` is not a number, or out of range.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if 0 < value < MAX_SECONDS or (allow_zero and value == 0):
-        return value
-    lowest = "0 or more" if allow_zero else "above 0"
-    raise ValueError(f"{text!r} is not a number of seconds ({lowest}, below {MAX_SECONDS})")

@@ -7,8 +7,7 @@ import os
 import re
 from pathlib import Path
 
-MAX_SECONDS = 1e6
-"""Eleven days; a larger value is a mistake."""
+from ..protocol import option_values
 
 MAX_COUNT = 100_000
 
@@ -24,14 +23,9 @@ def seconds(text: str) -> float:
         argparse.ArgumentTypeError: ``text`` is not one.
     """
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of seconds between 0 and {MAX_SECONDS:.0f}"
-        )
-    return value
+        return option_values.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:
