@@ -45,7 +45,7 @@ def test_a_wrong_value_is_refused_with_a_sentence(option, value, problem):
     assert result.returncode == 2
     assert result.stdout == ""
     usage, _, error = result.stderr.rstrip("\n").rpartition("\n")
-    assert error == f"echokernel: error: argument {option}: {value!r} {problem}"
+    assert error == f"echokernel run: error: argument {option}: {value!r} {problem}"
     assert usage.startswith("usage: echokernel ")
     assert "error" not in usage
     assert "Traceback" not in usage
