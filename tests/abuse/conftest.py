@@ -1,28 +1,8 @@
-"""The marker `abuse`, and a kernel that does what a cell says."""
-
-import os
+"""A kernel that does what a cell says, and a client of it."""
 
 import pytest
 
 from abuse.peers import start_kernel
-
-EVERYTHING = "ECHOKERNEL_TEST_EVERYTHING"
-""".ci/run sets this environment variable."""
-
-
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", f"abuse: a long test; deselected unless {EVERYTHING} is set or -m is given"
-    )
-
-
-def pytest_collection_modifyitems(config, items):
-    if os.environ.get(EVERYTHING) or config.option.markexpr:
-        return
-    deselected = [item for item in items if item.get_closest_marker("abuse")]
-    if deselected:
-        items[:] = [item for item in items if not item.get_closest_marker("abuse")]
-        config.hook.pytest_deselected(items=deselected)
 
 
 @pytest.fixture

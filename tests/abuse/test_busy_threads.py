@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.abuse, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 EXECUTES = 20
 

@@ -6,7 +6,7 @@ import pytest
 
 from abuse.peers import DEADLINE
 
-pytestmark = [pytest.mark.abuse, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 INTERVAL = 0.0007
 """Seconds between two signals."""

@@ -8,7 +8,7 @@ import zmq
 
 from abuse.peers import DEADLINE, DELIMITER, endpoint
 
-pytestmark = [pytest.mark.abuse, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 
 def join(context, kernel, topics):

@@ -13,7 +13,7 @@ import pytest
 
 from abuse.peers import DEADLINE, MB, MemoryWatch, RawPeer, Signer
 
-pytestmark = [pytest.mark.abuse, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 MEMORY_BOUND = 512 * 1024 * 1024
 

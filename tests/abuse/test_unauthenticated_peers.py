@@ -14,7 +14,7 @@ import pytest
 
 from abuse.peers import DEADLINE, DELIMITER, GREETING, MB, MemoryWatch, RawPeer
 
-pytestmark = [pytest.mark.abuse, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 MEMORY_BOUND = 64 * MB
 

@@ -8,8 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-EVERYTHING = "ECHOKERNEL_TEST_EVERYTHING"
-"""Set by .ci/run: what is missing there would go untested, and nobody would see it."""
+from support.tiers import EVERYTHING
 
 
 def module(name: str, extra: str = "lab") -> ModuleType:
