@@ -27,29 +27,32 @@ CLIENTS = {  # distribution: (label, tests)
     "jupyter_console": (
         "`jupyter console`",
         {
-            "starts": ["test_stock_clients::test_jupyter_console"],
-            "cause": ["test_stock_clients::test_a_kernel_that_dies_in_a_console"],
+            "starts": ["test_stock_clients::test_jupyter_console_starts_a_kernel_by_a_handshake"],
+            "cause": ["test_stock_clients::test_jupyter_console_reports_why_its_kernel_died"],
         },
     ),
     "nbclient": (
         "nbclient, `jupyter execute`",
         {
-            "starts": ["test_stock_clients::test_jupyter_execute"],
-            "cause": ["test_notebook_tools::test_jupyter_execute_and_a_kernel_that_dies"],
+            "starts": ["test_stock_clients::test_jupyter_execute_runs_every_cell"],
+            "cause": ["test_notebook_tools::test_jupyter_execute_reports_why_its_kernel_died"],
         },
     ),
     "papermill": (
         "papermill",
         {
-            "starts": ["test_notebook_tools::test_papermill"],
-            "cause": ["test_notebook_tools::test_papermill_and_a_kernel_that_dies"],
+            "starts": ["test_notebook_tools::test_papermill_starts_a_kernel_by_a_handshake"],
+            "cause": ["test_notebook_tools::test_papermill_reports_why_its_kernel_died"],
         },
     ),
     "nbmake": (
         "nbmake, pytest-xdist",
-        {"starts": ["test_notebook_tools::test_nbmake_in_parallel"]},
+        {"starts": ["test_notebook_tools::test_one_variable_starts_every_kernel_of_nbmake"]},
     ),
-    "voila": ("Voilà", {"starts": ["test_notebook_tools::test_voila"]}),
+    "voila": (
+        "Voilà",
+        {"starts": ["test_notebook_tools::test_voila_starts_a_kernel_for_each_visit"]},
+    ),
     "jupyter_server": (
         "jupyter_server, REST and websocket",
         {
