@@ -58,28 +58,30 @@ CLIENTS = {  # distribution: (label, tests)
         {
             "starts": [
                 "test_jupyter_server::test_start_execute_and_shut_down",
-                "test_jupyter_server::test_several_at_once",
+                "test_jupyter_server::test_kernels_start_and_end_concurrently",
             ],
             "restarts": [
-                "test_jupyter_server::test_restart",
-                "test_jupyter_server::test_the_activity_monitor",
+                "test_jupyter_server::test_websockets_stay_connected_after_a_restart",
+                "test_jupyter_server::test_the_activity_monitor_follows_a_restart",
             ],
             "killed": [
-                "test_jupyter_server::test_autorestart",
-                "test_jupyter_server::test_supervision_gives_up",
+                "test_jupyter_server::test_a_websocket_works_after_an_autorestart",
+                "test_jupyter_server::test_supervision_ends_with_dead",
             ],
-            "stolen": ["test_jupyter_server::test_a_port_is_stolen_at_a_restart"],
-            "cause": ["test_jupyter_server::test_a_session_whose_kernel_dies"],
+            "stolen": ["test_jupyter_server::test_a_restart_replaces_a_stolen_port"],
+            "cause": [
+                "test_jupyter_server::test_the_reply_for_a_session_reports_why_its_kernel_died"
+            ],
         },
     ),
     "jupyterlab": (
         "JupyterLab, in Chromium",
         {
-            "starts": ["test_jupyterlab::test_run_all"],
-            "restarts": ["test_jupyterlab::test_restart_and_run_all"],
-            "killed": ["test_jupyterlab::test_a_cell_that_crashes_its_kernel"],
-            "stolen": ["test_jupyterlab::test_restart_and_run_all_while_a_port_is_stolen"],
-            "cause": ["test_jupyterlab::test_a_kernel_that_dies_at_its_start"],
+            "starts": ["test_jupyterlab::test_run_all_shows_every_output"],
+            "restarts": ["test_jupyterlab::test_restart_and_run_all_loses_no_output"],
+            "killed": ["test_jupyterlab::test_a_crashed_kernel_is_replaced"],
+            "stolen": ["test_jupyterlab::test_restart_and_run_all_follows_a_stolen_port"],
+            "cause": ["test_jupyterlab::test_a_dialog_reports_why_a_kernel_died_at_its_start"],
         },
     ),
 }
