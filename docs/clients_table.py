@@ -27,56 +27,61 @@ CLIENTS = {  # distribution: (label, tests)
     "jupyter_console": (
         "`jupyter console`",
         {
-            "starts": ["test_stock_clients::test_jupyter_console"],
-            "cause": ["test_stock_clients::test_a_kernel_that_dies_in_a_console"],
+            "starts": ["test_stock_clients::test_jupyter_console_starts_a_kernel_by_a_handshake"],
+            "cause": ["test_stock_clients::test_jupyter_console_reports_why_its_kernel_died"],
         },
     ),
     "nbclient": (
         "nbclient, `jupyter execute`",
         {
-            "starts": ["test_stock_clients::test_jupyter_execute"],
-            "cause": ["test_notebook_tools::test_jupyter_execute_and_a_kernel_that_dies"],
+            "starts": ["test_stock_clients::test_jupyter_execute_runs_every_cell"],
+            "cause": ["test_notebook_tools::test_jupyter_execute_reports_why_its_kernel_died"],
         },
     ),
     "papermill": (
         "papermill",
         {
-            "starts": ["test_notebook_tools::test_papermill"],
-            "cause": ["test_notebook_tools::test_papermill_and_a_kernel_that_dies"],
+            "starts": ["test_notebook_tools::test_papermill_starts_a_kernel_by_a_handshake"],
+            "cause": ["test_notebook_tools::test_papermill_reports_why_its_kernel_died"],
         },
     ),
     "nbmake": (
         "nbmake, pytest-xdist",
-        {"starts": ["test_notebook_tools::test_nbmake_in_parallel"]},
+        {"starts": ["test_notebook_tools::test_one_variable_starts_every_kernel_of_nbmake"]},
     ),
-    "voila": ("Voilà", {"starts": ["test_notebook_tools::test_voila"]}),
+    "voila": (
+        "Voilà",
+        {"starts": ["test_notebook_tools::test_voila_starts_a_kernel_for_each_visit"]},
+    ),
     "jupyter_server": (
         "jupyter_server, REST and websocket",
         {
             "starts": [
                 "test_jupyter_server::test_start_execute_and_shut_down",
-                "test_jupyter_server::test_several_at_once",
+                "test_jupyter_server::test_kernels_start_and_end_concurrently",
             ],
             "restarts": [
-                "test_jupyter_server::test_restart",
-                "test_jupyter_server::test_the_activity_monitor",
+                "test_jupyter_server::test_websockets_stay_connected_after_a_restart",
+                "test_jupyter_server::test_the_activity_monitor_follows_a_restart",
             ],
             "killed": [
-                "test_jupyter_server::test_autorestart",
-                "test_jupyter_server::test_supervision_gives_up",
+                "test_jupyter_server::test_a_websocket_works_after_an_autorestart",
+                "test_jupyter_server::test_supervision_ends_with_dead",
             ],
-            "stolen": ["test_jupyter_server::test_a_port_is_stolen_at_a_restart"],
-            "cause": ["test_jupyter_server::test_a_session_whose_kernel_dies"],
+            "stolen": ["test_jupyter_server::test_a_restart_replaces_a_stolen_port"],
+            "cause": [
+                "test_jupyter_server::test_the_reply_for_a_session_reports_why_its_kernel_died"
+            ],
         },
     ),
     "jupyterlab": (
         "JupyterLab, in Chromium",
         {
-            "starts": ["test_jupyterlab::test_run_all"],
-            "restarts": ["test_jupyterlab::test_restart_and_run_all"],
-            "killed": ["test_jupyterlab::test_a_cell_that_crashes_its_kernel"],
-            "stolen": ["test_jupyterlab::test_restart_and_run_all_while_a_port_is_stolen"],
-            "cause": ["test_jupyterlab::test_a_kernel_that_dies_at_its_start"],
+            "starts": ["test_jupyterlab::test_run_all_shows_every_output"],
+            "restarts": ["test_jupyterlab::test_restart_and_run_all_loses_no_output"],
+            "killed": ["test_jupyterlab::test_a_crashed_kernel_is_replaced"],
+            "stolen": ["test_jupyterlab::test_restart_and_run_all_follows_a_stolen_port"],
+            "cause": ["test_jupyterlab::test_a_dialog_reports_why_a_kernel_died_at_its_start"],
         },
     ),
 }

@@ -1,7 +1,7 @@
-"""Which kernel of this environment does what: ``python docs/support_table.py`` prints the table.
+"""Behaviour of the kernels in this environment: ``python docs/support_table.py`` prints the table.
 
-Each is started from its kernelspec and asked over raw sockets; nothing of echokernel is imported,
-so that its column is measured as the others are. Every wait is bounded.
+Each kernel is started from its kernelspec, and measured over raw sockets. The script imports no
+module of echokernel, so that all columns are measured in the same way. Every wait is bounded.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ ROWS = {
     "second": "second client welcomed",
     "topic": "subscriber of a topic welcomed by it",
     "busy": "welcomed while user code keeps the main thread busy",
-    "odd": "a topic that is not UTF-8 disturbs nobody",
+    "odd": "a topic that is not UTF-8 disturbs no other client",
     "junk": "junk on IOPub survived",
     "memory": "memory that a topic of 10 MB costs",
     "signed-frame": "handshake: signed frame",
@@ -53,10 +53,10 @@ class Sleeper(EchoKernel):
     def do_execute(self, code, silent, *args, **kwargs):
         exec(code, {})
         return super().do_execute("", silent, *args, **kwargs)
-"""  # the language of ours cannot sleep; a language is the author's part, so this is fair
+"""  # echo's language cannot sleep; the language is an author's part, so this is fair
 
 
-def say(line):
+def log(line):
     sys.stderr.write(f"{line}\n")
 
 
@@ -73,7 +73,7 @@ def compose(msg_type, content, parent=None):
 
 
 def parse(frames):
-    """Return (topics, header, parent, content); None if it is no message, or signed wrongly."""
+    """Return (topics, header, parent, content); None if message or signature is invalid."""
     with suppress(ValueError):  # no delimiter, too few frames, not JSON
         at = frames.index(DELIMITER)
         signature, header, parent, metadata, content = frames[at + 1 : at + 6]
@@ -83,54 +83,54 @@ def parse(frames):
 
 
 class Kernel:
-    """A kernel's process, and sockets to it."""
+    """The process of a kernel, and sockets that are connected to it."""
 
     def connect(self, channel, kind, topic=None):
-        made = self.context.socket(kind)
-        self.sockets.append(made)  # it lives as long as the kernel
+        sock = self.context.socket(kind)
+        self.sockets.append(sock)  # closed when the kernel is stopped
         if topic is not None:  # before connecting: a welcome is sent once
-            made.subscribe(topic)
-        made.connect(f"tcp://{HOST}:{self.ports[f'{channel}_port']}")
-        return made
+            sock.subscribe(topic)
+        sock.connect(f"tcp://{HOST}:{self.ports[f'{channel}_port']}")
+        return sock
 
-    def use(self, ports):
+    def connect_shell(self, ports):
         self.ports = ports
         self.shell = self.connect("shell", zmq.DEALER)
 
-    def arriving(self, peer, seconds=5):
-        """Yield what arrives, until the time is over or the process has ended."""
+    def receive(self, sock, seconds=5):
+        """Yield messages until the time is over or the process has ended."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and self.popen.poll() is None:
-            if peer.poll(min(left, 0.1) * 1000):
-                yield peer.recv_multipart()
+        while (remaining := deadline - time.monotonic()) > 0 and self.popen.poll() is None:
+            if sock.poll(min(remaining, 0.1) * 1000):
+                yield sock.recv_multipart()
 
     def info(self, seconds=5):
-        """Return (msg_id, content) of a kernel_info exchange; content None: no answer."""
-        asked, frames = compose("kernel_info_request", {})
+        """Return (msg_id, content) of a kernel_info exchange; content is None without a reply."""
+        msg_id, frames = compose("kernel_info_request", {})
         self.shell.send_multipart(frames)
-        for _, _, parent, content in filter(None, map(parse, self.arriving(self.shell, seconds))):
-            if parent.get("msg_id") == asked:
-                return asked, content
-        return asked, None
+        for _, _, parent, content in filter(None, map(parse, self.receive(self.shell, seconds))):
+            if parent.get("msg_id") == msg_id:
+                return msg_id, content
+        return msg_id, None
 
-    def welcome(self, listener, topic="", seconds=5):
-        """Return the frames of the welcome on this topic, or None."""
-        for frames in self.arriving(listener, seconds):
+    def welcome(self, subscriber, topic="", seconds=5):
+        """Return the frames of the welcome for this topic, or None."""
+        for frames in self.receive(subscriber, seconds):
             _, header, _, content = parse(frames) or (0, {}, 0, 0)
             if header.get("msg_type") == "iopub_welcome" and content == {"subscription": topic}:
                 return frames
         return None
 
-    def trouble(self):
-        """Return what no longer works for a new client; nothing if all is well."""
-        listener = self.connect("iopub", zmq.SUB, b"")
-        for _ in range(4):  # nobody promised a welcome: ask until the subscription is live
-            asked, answered = self.info()
-            if answered is None:
+    def failure(self):
+        """Return what fails for a new client; an empty text if everything works."""
+        subscriber = self.connect("iopub", zmq.SUB, b"")
+        for _ in range(4):  # without a welcome, repeat the request until the subscription is live
+            msg_id, reply = self.info()
+            if reply is None:
                 return "no answer on shell" if self.popen.poll() is None else "it dies"
             states = set()
-            for _, _, parent, content in filter(None, map(parse, self.arriving(listener, 1))):
-                if parent.get("msg_id") == asked:
+            for _, _, parent, content in filter(None, map(parse, self.receive(subscriber, 1))):
+                if parent.get("msg_id") == msg_id:
                     states.add(content.get("execution_state"))
                 if states >= {"busy", "idle"}:
                     return ""
@@ -148,27 +148,27 @@ class Kernel:
 
 @contextmanager
 def started(spec, *more, registration=None):
-    """Yield a fresh kernel, started as jupyter_client does; nothing of it is left behind."""
+    """Yield a new kernel, started as by jupyter_client; afterwards nothing of it remains."""
     kernel = Kernel()
     with TemporaryDirectory(prefix="support-", ignore_cleanup_errors=True) as folder:
         Path(folder, "sleeper.py").write_text(SLEEPER)
         file = f"{folder}/kernel.json"
         if registration:
             Path(file).write_text(json.dumps(registration))
-        else:  # whether these ports stay free is anybody's guess: the classic way
+        else:  # classic: another process can bind these ports before the kernel does
             _, ports = write_connection_file(file, ip=HOST, key=KEY.encode())
         argv = [word.replace("{connection_file}", file) for word in spec["argv"]]
         if argv[0] in ("python", "python3", "python{}.{}".format(*sys.version_info)):
             argv[0] = sys.executable
-        places = dict.fromkeys(("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "PYTHONPATH"), folder)
+        folders = dict.fromkeys(("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "PYTHONPATH"), folder)
         quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         kernel.context, kernel.sockets, kernel.folder = zmq.Context(), [], folder
-        kernel.popen = launch_kernel([*argv, *more], env=os.environ | places, **quiet)
+        kernel.popen = launch_kernel([*argv, *more], env=os.environ | folders, **quiet)
         try:
             if not registration:
-                kernel.use(ports)
-                kernel.about = kernel.info(15)[1]
-                assert kernel.about, "does not start"
+                kernel.connect_shell(ports)
+                kernel.info_reply = kernel.info(15)[1]
+                assert kernel.info_reply, "does not start"
             yield kernel
         finally:
             kernel.popen.kill()
@@ -177,28 +177,28 @@ def started(spec, *more, registration=None):
 
 
 def welcomes(spec):
-    """Three subscribers, one after the other, all of whom stay."""
+    """Connect three subscribers, one after the other; all of them stay connected."""
     with started(spec) as kernel:
         first = kernel.connect("iopub", zmq.SUB, b"")
         cells = {"first": "no", "second": "no", "topic": "no"}
-        if came := kernel.welcome(first):
-            parent = came[came.index(DELIMITER) + 3].decode()
+        if frames := kernel.welcome(first):
+            parent = frames[frames.index(DELIMITER) + 3].decode()
             cells["first"] = "yes" if parent == "{}" else f"yes, but `parent_header: {parent}`"
         if kernel.welcome(kernel.connect("iopub", zmq.SUB, b"")):
             cells["second"] = "yes"
-        if came := kernel.welcome(kernel.connect("iopub", zmq.SUB, b"stream"), "stream"):
-            cells["topic"] = "yes" if came[0] == b"stream" else f"no: on {came[0]!r}"
-        elif (came := kernel.welcome(first, "stream", 0.5)) and came[0] in (b"", DELIMITER):
+        if frames := kernel.welcome(kernel.connect("iopub", zmq.SUB, b"stream"), "stream"):
+            cells["topic"] = "yes" if frames[0] == b"stream" else f"no: on {frames[0]!r}"
+        elif (frames := kernel.welcome(first, "stream", 0.5)) and frames[0] in (b"", DELIMITER):
             cells["topic"] = "no: sent without the topic"
-        listed = "iopub_welcome" in kernel.about.get("supported_features", [])
+        listed = "iopub_welcome" in kernel.info_reply.get("supported_features", [])
         cells["info"] = (
-            f"{kernel.about.get('protocol_version', 'none')}; {'yes' if listed else 'no'}"
+            f"{kernel.info_reply.get('protocol_version', 'none')}; {'yes' if listed else 'no'}"
         )
     return {**cells, "spec": spec.get("kernel_protocol_version", "none")}
 
 
 def busy(spec):
-    """The first client comes while a cell sleeps."""
+    """Connect the first client while a cell sleeps."""
     more = ["--kernel-class", "sleeper:Sleeper"] if spec["language"] == "echo" else []
     with started(spec, *more) as kernel:
         mark = Path(kernel.folder, "running")
@@ -208,12 +208,12 @@ def busy(spec):
         while not mark.exists():
             assert time.monotonic() < deadline, "the cell does not run"
             time.sleep(0.02)
-        came = kernel.welcome(kernel.connect("iopub", zmq.SUB, b""), seconds=4)
-        return {"busy": "yes" if came and not kernel.shell.poll(0) else "no"}
+        frames = kernel.welcome(kernel.connect("iopub", zmq.SUB, b""), seconds=4)
+        return {"busy": "yes" if frames and not kernel.shell.poll(0) else "no"}
 
 
 def frame(body, more=False):
-    """Return a frame of ZMTP 3."""
+    """Return a frame of ZMTP 3.0."""
     long = len(body) > 255
     return bytes([more | long << 1]) + struct.pack(">Q" if long else "B", len(body)) + body
 
@@ -229,52 +229,52 @@ JUNK = {
 }
 
 
-def by_hand(kernel, sent):
-    """Return a connection to IOPub that greets in ZMTP 3.0, as a SUB, and says this."""
+def raw_subscriber(kernel, sent):
+    """Return a TCP connection to IOPub that sends the greeting of a SUB, and then these bytes."""
     raw = socket.create_connection((HOST, kernel.ports["iopub_port"]), 5)
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 3) + b"SUB"
     raw.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
     raw.sendall(b"\x04" + bytes([len(ready)]) + ready)
     answer = b""
-    while b"READY" not in answer:  # what a SUB says earlier is not always heard
-        answer += (got := raw.recv(4096))
-        assert got, "IOPub hangs up on a SUB"
-    with suppress(OSError):  # it may hang up on this
+    while b"READY" not in answer:  # bytes that a SUB sends earlier can be lost
+        answer += (received := raw.recv(4096))
+        assert received, "IOPub disconnects a SUB"
+    with suppress(OSError):  # the kernel can disconnect this peer
         raw.sendall(sent)
     return raw
 
 
 def junk(spec):
-    """Send what disturbs some kernels, and name the first that does harm."""
+    """Send junk, and name the first kind after which a new client does not work."""
     cells = {"odd": "yes", "junk": "yes"}
     for row in cells:
         with started(spec) as kernel:
             for name, sent in JUNK[row].items():
-                with by_hand(kernel, sent):
+                with raw_subscriber(kernel, sent):
                     time.sleep(0.4)
-                if trouble := kernel.trouble():
-                    cells[row] = f"no: {trouble}{name}"
+                if failure := kernel.failure():
+                    cells[row] = f"no: {failure}{name}"
                     break
     return cells
 
 
 def memory(spec):
-    """Watch the memory until it has not grown for a second; then the client leaves."""
+    """Watch the memory until it has not grown for a second; then disconnect the client."""
     with started(spec) as kernel:
-        most = before = kernel.resident()
-        with by_hand(kernel, frame(b"\x01" + b"x" * 10_000_000)):
+        peak = before = kernel.resident()
+        with raw_subscriber(kernel, frame(b"\x01" + b"x" * 10_000_000)):
             start = grown = time.monotonic()
             while kernel.popen.poll() is None and time.monotonic() < min(grown + 1, start + 6):
-                if (now := kernel.resident()) > most + 1:
-                    most, grown = now, time.monotonic()
+                if (now := kernel.resident()) > peak + 1:
+                    peak, grown = now, time.monotonic()
                 time.sleep(0.05)
         time.sleep(0.5)
-        trouble = kernel.trouble()
-    return {"memory": f"{most - before:.0f} MB" + (f"; {trouble} afterwards" if trouble else "")}
+        failure = kernel.failure()
+    return {"memory": f"{peak - before:.0f} MB" + (f"; {failure} afterwards" if failure else "")}
 
 
-def registered(frames):
-    """Return (ports, frames of the receipt) of a registration in either form."""
+def answer_registration(frames):
+    """Return (ports, frames of the receipt) for a registration in either form."""
     if frames[0] != DELIMITER:  # from a ROUTER
         identity, delimiter, signature, body = frames
         assert (delimiter, signature) == (DELIMITER, sign(body)), "not a signed frame"
@@ -285,7 +285,7 @@ def registered(frames):
 
 
 def handshake(spec, form="signed-frame", kind=zmq.ROUTER):
-    """Let a kernel register in this form, and ask it on the shell port that it names."""
+    """Let a kernel register in this form, and send a request to its shell port."""
     file = {"transport": "tcp", "ip": HOST, "signature_scheme": "hmac-sha256", "key": KEY}
     with zmq.Context() as context, context.socket(kind) as peer:
         file["registration_port"] = peer.bind_to_random_port(f"tcp://{HOST}")
@@ -293,10 +293,10 @@ def handshake(spec, form="signed-frame", kind=zmq.ROUTER):
             file |= {"kernel_id": "one", "registration_ip": HOST}
             file["registration_port"] = str(file["registration_port"])
         with started(spec, registration=file) as kernel:
-            for frames in kernel.arriving(peer, 10):
-                ports, receipt = registered(frames)
+            for frames in kernel.receive(peer, 10):
+                ports, receipt = answer_registration(frames)
                 peer.send_multipart(receipt)
-                kernel.use(ports)
+                kernel.connect_shell(ports)
                 return {form: "yes" if kernel.info()[1] else "no: registers, then no answer"}
     return {form: "no"}
 
@@ -306,36 +306,36 @@ def handshake_request(spec):
 
 
 def run(job):
-    """Run one check of one kernel; once more if the check itself comes to grief."""
+    """Run one check of one kernel, and once more if the check itself fails."""
     name, spec, check = job
     for _ in range(2):
-        say(f"{name}: {check.__name__}")
+        log(f"{name}: {check.__name__}")
         try:
             return name, check(spec)
         except Exception as error:
-            say(f"{name}: {check.__name__}: {error!r}")
+            log(f"{name}: {check.__name__}: {error!r}")
     return name, {}
 
 
 def installed():
-    """Return {distribution: kernelspec} of this environment; no other place is looked at."""
+    """Return {distribution: kernelspec} of this environment, and of no other."""
     manager = KernelSpecManager(kernel_dirs=[f"{sys.prefix}/share/jupyter/kernels"])
-    found = {}
+    specs = {}
     for distribution, name in KERNELS.items():
         try:
             version(distribution)
             folder = manager.get_kernel_spec(name).resource_dir
-            found[distribution] = json.loads(Path(folder, "kernel.json").read_text())
+            specs[distribution] = json.loads(Path(folder, "kernel.json").read_text())
         except (NoSuchKernel, PackageNotFoundError):
-            say(f"not installed: {distribution}")
-    return found
+            log(f"not installed: {distribution}")
+    return specs
 
 
 def main():
     specs = installed()
     checks = (handshake, handshake_request, welcomes, busy, junk, memory)
     table = {name: {} for name in specs}
-    with ThreadPoolExecutor(3) as pool:  # they wait, for the most part
+    with ThreadPoolExecutor(3) as pool:  # most of the time they wait
         for name, cells in pool.map(run, [(n, s, c) for n, s in specs.items() for c in checks]):
             table[name] |= cells
     print("|", *(f"| {name} {version(name)}" for name in specs), "|")

@@ -1,4 +1,4 @@
-"""Restart a kernel and run all cells: the same client, and no output is lost.
+"""Restart a kernel and run all cells with the same client; no output is lost.
 
 Run it: ``python examples/restart_and_run.py [KERNEL [TIMES]]``.
 """
@@ -24,7 +24,7 @@ async def main(kernel_name: str = "echo-handshake", times: str = "3") -> None:
         await run_all(client)
         for _ in range(int(times)):
             await manager.restart_kernel(now=True)
-            # Proof that the new kernel is heard: what the old one said is none.
+            # Late messages of the old kernel do not end this wait.
             await client.wait_for_ready(timeout=30)
             await run_all(client)
         client.stop_channels()
@@ -33,17 +33,17 @@ async def main(kernel_name: str = "echo-handshake", times: str = "3") -> None:
 
 
 async def run_all(client: AsyncWelcomeClient) -> None:
-    """Execute every cell; print how many messages it had, and its output."""
+    """Execute every cell; print the number of its messages, and its output."""
     for cell in CELLS:
-        heard: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         await client.execute_interactive(
-            cell, output_hook=heard.append, allow_stdin=False, timeout=30
+            cell, output_hook=messages.append, allow_stdin=False, timeout=30
         )
-        print(f"{cell}: {len(heard)} messages, {''.join(map(text, heard))}", flush=True)
+        print(f"{cell}: {len(messages)} messages, {''.join(map(text, messages))}", flush=True)
 
 
 def text(message: dict[str, Any]) -> str:
-    """Return the text of an output; nothing of other messages."""
+    """Return the text of an output; an empty text for other messages."""
     content = message["content"]
     if message["msg_type"] == "execute_result":
         return str(content["data"]["text/plain"])

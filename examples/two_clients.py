@@ -1,4 +1,4 @@
-"""Two clients on one kernel: each hears what the other does, from its first message on.
+"""Two clients on one kernel: each receives the messages of the other, from the first message on.
 
 Run it: ``python examples/two_clients.py [KERNEL]``; by default the kernel is echo-handshake.
 """
@@ -15,11 +15,11 @@ def main(kernel_name: str) -> None:
     manager.start_kernel()
     try:
         first = join(manager)
-        second = join(manager)  # while the first is there: it is welcomed all the same
-        request = first.execute("'said by the first'")
+        second = join(manager)  # a second client is welcomed, too
+        request = first.execute("'sent by the first client'")
         for name, client in (("first", first), ("second", second)):
-            for what in publications(client, request):
-                print(f"the {name} client hears {what}")
+            for msg_type in publications(client, request):
+                print(f"the {name} client receives {msg_type}")
         first.stop_channels()
         second.stop_channels()
     finally:
@@ -27,7 +27,7 @@ def main(kernel_name: str) -> None:
 
 
 def join(manager: WelcomeKernelManager) -> BlockingWelcomeClient:
-    """Return a client that misses nothing from here on."""
+    """Return a client that receives every message from now on."""
     client: BlockingWelcomeClient = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=30)
@@ -35,13 +35,13 @@ def join(manager: WelcomeKernelManager) -> BlockingWelcomeClient:
 
 
 def publications(client: BlockingWelcomeClient, request: str) -> list[str]:
-    """Return what is published for a request, from its busy to its idle."""
-    heard = []
-    while heard[-1:] != ["idle"]:
+    """Return the types of the publications for a request, busy to idle."""
+    types = []
+    while types[-1:] != ["idle"]:
         message = client.get_iopub_msg(timeout=30)
         if message["parent_header"].get("msg_id") == request:
-            heard.append(message["content"].get("execution_state") or message["msg_type"])
-    return heard
+            types.append(message["content"].get("execution_state") or message["msg_type"])
+    return types
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A language that plots: a cell ``3 1 4 1 5`` is drawn, on comms that behave differently.
+"""A language that plots: a cell ``3 1 4 1 5`` is drawn, on comms of two kinds.
 
-- ``plot``, persistent: the kernel opens it for each cell. The drawing is the kernel's, a page only
-  shows it; it stays when every page is closed.
-- ``cursor``, ordinary: a page opens it to tell where its mouse is. It makes no sense without the
-  page, and ends when the page's subscription does.
+- ``plot``, persistent: the kernel opens it for each cell. The kernel owns the drawing, and a page
+  only shows it; the comm stays open when every page is closed.
+- ``cursor``, ordinary: a page opens it to send the position of its mouse. The comm has no use
+  without the page, and ends with the page's subscription.
 """
 
 import math
@@ -29,11 +29,11 @@ class PlotKernel(Kernel):
     async def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
         try:
             values = numbers(code)
-        except ValueError as mistake:
-            error = {"ename": "ValueError", "evalue": str(mistake), "traceback": [str(mistake)]}
+        except ValueError as error:
+            content = {"ename": "ValueError", "evalue": str(error), "traceback": [str(error)]}
             if not silent:
-                self.send_response(self.iopub_socket, "error", error)
-            return {"status": "error", "execution_count": self.execution_count, **error}
+                self.send_response(self.iopub_socket, "error", content)
+            return {"status": "error", "execution_count": self.execution_count, **content}
         if values:
             await self.plot(values)
         return {"status": "ok", "execution_count": self.execution_count,
@@ -42,13 +42,13 @@ class PlotKernel(Kernel):
     async def plot(self, values):
         plot = comm.create_comm(target_name="plot", data={"svg": draw(values)}, persistent=True)
         self.plots[plot.comm_id] = values
-        plot.on_request("svg", lambda params: draw(values))  # what a page asks that comes later
+        plot.on_request("svg", lambda params: draw(values))  # for pages that open later
         plot.on_close(lambda message: self.plots.pop(plot.comm_id))
         try:
-            # Kernels ask, too: is it seen over there? It ends, whatever becomes of the page.
+            # A kernel can send requests, too. This one ends even if the page is closed.
             await plot.request("shown", timeout=5)
-        except (CommDisconnected, TimeoutError) as nobody:
-            self.log.info("the plot is not shown: %s", nobody)
+        except (CommDisconnected, TimeoutError) as error:
+            self.log.info("the plot is not shown: %s", error)
 
     def cursor_opened(self, cursor, message):
         def moved(params):
@@ -56,11 +56,11 @@ class PlotKernel(Kernel):
             return nearest(self.plots[plot], x)
 
         cursor.on_request("moved", moved)
-        cursor.on_close(lambda message: self.log.info("the cursor's page has left"))
+        cursor.on_close(lambda message: self.log.info("the cursor's page is closed"))
 
 
 def numbers(code):
-    """Read a cell."""
+    """Return the numbers in a cell."""
     values = [float(word) for word in code.split()]
     if len(values) == 1 or not all(map(math.isfinite, values)):
         raise ValueError("a plot needs two numbers or more, none of them infinite")
@@ -68,14 +68,14 @@ def numbers(code):
 
 
 def step(values):
-    """Return how many pixels apart they are drawn."""
+    """Return the distance of two values in the drawing, in pixels."""
     return WIDTH / (len(values) - 1)
 
 
 def nearest(values, x):
-    """Return the value that is drawn nearest to ``x``, in pixels."""
-    at = round(x / step(values))
-    return values[min(max(at, 0), len(values) - 1)]
+    """Return the value whose place in the drawing is nearest to ``x``, in pixels."""
+    index = round(x / step(values))
+    return values[min(max(index, 0), len(values) - 1)]
 
 
 def draw(values):

@@ -1,4 +1,4 @@
-"""Our clients (S1-S3): on kernels that run, start, restart, die, and on fake ones."""
+"""The welcome clients, on running, starting, restarting and dying kernels and on fakes (S1-S3)."""
 
 import asyncio
 import queue
@@ -60,13 +60,13 @@ def attach():
 
 @pytest.fixture
 def manage():
-    """Start a kernel by a manager of ours: ``manage(kernel_name=...)``."""
+    """Start a kernel by a WelcomeKernelManager: ``manage(kernel_name=...)``."""
     managers = []
 
     def start_kernel(kernel_name="echo-handshake", **options):
         if kernel_name in ("python3", "xpython-raw"):
-            # The classic way. Chosen by jupyter_client, a port may be another test's by the time
-            # that the kernel binds it.
+            # Classic starts. If jupyter_client chooses a port, another test can bind it before the
+            # kernel does.
             low = free_range(5)
             ports = {f"{channel}_port": low + n for n, channel in enumerate(CHANNELS)}
             options = {"cache_ports": False, **ports, **options}
@@ -84,8 +84,8 @@ def manage():
 
 
 @pytest.fixture
-def doing(tmp_path, start):
-    """A running kernel that does what its cells say; (connection, process)."""
+def scripted(tmp_path, start):
+    """A running kernel whose cells are commands; (connection, process)."""
     started = []
 
     def start_and_note(*arguments):
@@ -94,17 +94,17 @@ def doing(tmp_path, start):
     return start_classic(tmp_path, start_and_note, *SCRIPTED), started[0]
 
 
-def heard(client):
-    """Return what is there on IOPub: (msg_type, msg_id) in order."""
-    messages = []
+def arrived_on_iopub(client):
+    """Return the messages that have arrived on IOPub: (msg_type, msg_id), in order."""
+    arrived = []
     while client.iopub_channel.msg_ready():
         message = client.get_iopub_msg(timeout=0)
-        messages.append((message["msg_type"], message["header"]["msg_id"]))
-    return messages
+        arrived.append((message["msg_type"], message["header"]["msg_id"]))
+    return arrived
 
 
 def run_cell(client, code="1"):
-    """Execute; return the types of what was published for it, busy to idle."""
+    """Execute; return the types of the publications for the cell, busy to idle."""
     published = []
     client.execute_interactive(
         code, timeout=DEADLINE, allow_stdin=False, output_hook=published.append
@@ -120,8 +120,8 @@ def is_complete(published):
 
 
 @pytest.mark.parametrize("kind", [BlockingWelcomeClient, AsyncWelcomeClient, ThreadedWelcomeClient])
-async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
-    """S1, C4: to everything and to its presence topic; each subscription arrives once."""
+async def test_a_client_subscribes_once_before_it_connects(kind, context, attach):
+    """S1, C4: it subscribes to all topics and to its presence topic; each arrives once."""
     with FakeKernel(context) as kernel:
         client = attach(kernel.connection, kind)
         expected = [b"\x01", b"\x01" + presence_topic(client.session.session)]
@@ -131,60 +131,61 @@ async def test_it_subscribes_before_it_connects_and_once(kind, context, attach):
         assert sorted(kernel.next_event() for _ in ends) == ends
 
 
-def test_one_request_is_enough(context, attach, monkeypatch):
-    """S2: the welcome proves the subscription; statuses of the request need not come."""
-    for timeout in ("REPLY_TIMEOUT", "WELCOME_TIMEOUT"):  # no second one on a slow machine
-        monkeypatch.setattr(readiness, timeout, DEADLINE)
+def test_one_request_is_sufficient(context, attach, monkeypatch):
+    """S2: the welcome proves the subscription; the request's status messages need not arrive."""
+    for limit in ("REPLY_TIMEOUT", "WELCOME_TIMEOUT"):  # no second request on a slow machine
+        monkeypatch.setattr(readiness, limit, DEADLINE)
     info = {"protocol_version": "5.6", "supported_features": ["iopub_welcome"]}
     with FakeKernel(context, info=info, silent_for=9) as kernel:
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
         assert kernel.requests == 1
-        assert {what for what, _ in heard(client)} == {"iopub_welcome"}
+        assert {kind for kind, _ in arrived_on_iopub(client)} == {"iopub_welcome"}
 
 
 @pytest.mark.parametrize(
     ("publisher", "version"),
     [(zmq.PUB, "5.3"), (zmq.XPUB, "5.3"), (zmq.XPUB, "5.6")],
-    ids=["PUB", "XPUB without a welcome", "a welcome that is promised and does not come"],
+    ids=["PUB", "XPUB without a welcome", "an advertised welcome that is not sent"],
 )
-def test_the_known_loop(publisher, version, context, attach):
-    """S2: messages published before we had joined never come: it asks until some do."""
+def test_requests_are_repeated_without_a_welcome(publisher, version, context, attach):
+    """S2: earlier publications never arrive, so the client repeats its request until one does."""
     info = {"protocol_version": version}
     with FakeKernel(context, publisher, info, silent_for=3, welcomes=False) as kernel:
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
         assert kernel.requests >= 4
-        # The answers to those requests are nothing to whoever reads shell.
+        # The replies to these requests are not left on the shell channel.
         assert not client.shell_channel.msg_ready()
 
 
-def test_an_older_protocol_is_adapted_to(context, attach):
-    """S3: as jupyter_client does."""
+def test_the_session_adapts_to_an_older_protocol(context, attach):
+    """S3: the client adapts as jupyter_client's client does."""
     with FakeKernel(context, info={"protocol_version": "4.1"}) as kernel:
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
         assert client.session.adapt_version == 4
 
 
-def test_a_reply_without_a_version(context, attach):
+def test_a_reply_without_a_version_ends_the_wait(context, attach):
+    """S3: the session does not adapt then."""
     with FakeKernel(context, info={"status": "error"}) as kernel:
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
         assert client.session.adapt_version == 0
 
 
-def test_a_message_that_is_not_genuine(context, attach, caplog):
-    """S2: it is no proof, and it ends no wait."""
+def test_a_message_with_a_wrong_signature_is_not_a_proof(context, attach, caplog):
+    """S2: a message with a wrong signature is dropped, and the wait continues."""
     with FakeKernel(context, zmq.PUB, forged=True) as kernel:
         client = attach(kernel.connection)
         client.wait_for_ready(timeout=DEADLINE)
-        assert {what for what, _ in heard(client)} == {"status"}
+        assert {kind for kind, _ in arrived_on_iopub(client)} == {"status"}
     assert "dropped an invalid IOPub message" in caplog.text
 
 
-def test_over_ipc(manage):  # a short name: a socket's path has at most 107 characters
-    """S1: as jupyter_client connects; with CURVE, too."""
+def test_over_ipc(manage):  # a short name: the path of a socket has at most 107 characters
+    """S1: the client connects over ipc as jupyter_client does, also with CURVE."""
     for encryption in ("disabled", "required"):
         client = manage(transport="ipc", transport_encryption=encryption).client()
         client.start_channels()
@@ -193,8 +194,8 @@ def test_over_ipc(manage):  # a short name: a socket's path has at most 107 char
         client.stop_channels()
 
 
-def test_encrypted(manage):
-    """S1: CURVE, as jupyter_client has it; without keys the kernel is not heard."""
+def test_a_client_uses_the_curve_keys(manage):
+    """S1: a client without the keys receives nothing from an encrypted kernel."""
     manager = manage(transport_encryption="required")
     client = manager.client()
     client.start_channels()
@@ -211,27 +212,27 @@ def test_encrypted(manage):
 # --- nothing is lost ----------------------------------------------------------------------------
 
 
-def between(mine, all_of_them):
-    """Whether ``mine`` is what another client heard, from some message on, without a gap."""
-    begin = all_of_them.index(mine[0])
-    return all_of_them[begin : begin + len(mine)] == mine
+def is_contiguous_in(part, whole):
+    """Return True if ``part`` is a slice of ``whole``."""
+    begin = whole.index(part[0])
+    return whole[begin : begin + len(part)] == part
 
 
-def overhear(other, sentinel):
-    """Return all that another client hears, up to the idle of its request ``sentinel``."""
+def messages_until_idle(other, sentinel):
+    """Return what another client receives, up to the idle of its request ``sentinel``."""
     messages = []
     while True:
-        got = other.receive_publication()
-        messages.append((got["msg_type"], got["header"]["msg_id"]))
-        if got["parent_header"].get("msg_id") == sentinel and (
-            got["content"].get("execution_state") == "idle"
+        message = other.receive_publication()
+        messages.append((message["msg_type"], message["header"]["msg_id"]))
+        if message["parent_header"].get("msg_id") == sentinel and (
+            message["content"].get("execution_state") == "idle"
         ):
             return messages
 
 
-def test_what_comes_during_the_wait_is_delivered(context, doing, attach):
-    """S2: displays of another client's cell, statuses and welcomes, in order."""
-    connection, _ = doing
+def test_messages_that_arrive_during_the_wait_are_delivered(context, scripted, attach):
+    """S2: displays of another client's cell, status messages and welcomes arrive in order."""
+    connection, _ = scripted
     other = RawClient(context, connection)
     flood = other.execute("display_many 300")
     client = attach(connection)
@@ -239,28 +240,28 @@ def test_what_comes_during_the_wait_is_delivered(context, doing, attach):
     sentinel = other.execute("say done")
     for request in (flood, sentinel):
         other.receive_reply(request)
-    # By its reply everything was sent; a cell of its own brings in what is on its way.
+    # After the replies everything is sent; a cell of this client collects what is in transit.
     recorder = Recorder(client)
     assert is_complete(run_cell(recorder, "say mine"))
-    theirs = overhear(other, sentinel)
-    mine = [each for each in recorder.heard if each in theirs]
-    assert mine
-    assert between(mine, theirs)
-    assert mine[-1] == theirs[-1]
+    published = messages_until_idle(other, sentinel)
+    delivered = [message for message in recorder.messages if message in published]
+    assert delivered
+    assert is_contiguous_in(delivered, published)
+    assert delivered[-1] == published[-1]
     other.close()
 
 
 class Recorder:
-    """A client's ``execute_interactive``, which notes all that it reads."""
+    """A client's ``execute_interactive``, which records every message that it reads."""
 
     def __init__(self, client):
         self._client = client
-        self.heard = []
+        self.messages = []
         read = client.iopub_channel.get_msg
 
         def get_msg(timeout=None):
             message = read(timeout)
-            self.heard.append((message["msg_type"], message["header"]["msg_id"]))
+            self.messages.append((message["msg_type"], message["header"]["msg_id"]))
             return message
 
         client.iopub_channel.get_msg = get_msg
@@ -269,27 +270,27 @@ class Recorder:
         return self._client.execute_interactive(*arguments, **options)
 
 
-def test_what_is_read_after_the_wait_begins_with_the_welcome(connection, attach):
-    """S2: even that is not thrown away; a new kernel's first client hears it from the start."""
+def test_the_welcome_can_be_read_after_the_wait(connection, attach):
+    """S2: the welcome is not discarded; another client receives its welcome, too."""
     client = attach(connection)
     client.wait_for_ready(timeout=DEADLINE)
     assert run_cell(client)[-1] == "idle"
-    again = attach(connection)
-    again.wait_for_ready(timeout=DEADLINE)
-    while again.get_iopub_msg(timeout=DEADLINE)["msg_type"] != "iopub_welcome":
+    another = attach(connection)
+    another.wait_for_ready(timeout=DEADLINE)
+    while another.get_iopub_msg(timeout=DEADLINE)["msg_type"] != "iopub_welcome":
         pass
 
 
 @pytest.mark.parametrize("kind", [BlockingWelcomeClient, AsyncWelcomeClient])
-async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, attach):
-    """S2: the wait ends in time, and other tasks have their turns meanwhile."""
-    sockets = {name: context.socket(zmq.ROUTER) for name in CHANNELS}  # nobody answers
+async def test_a_flood_of_publications_does_not_prolong_the_wait(kind, context, attach):
+    """S2: the wait ends at its deadline, and other tasks run meanwhile."""
+    sockets = {name: context.socket(zmq.ROUTER) for name in CHANNELS}  # no socket answers
     sockets["iopub"] = publisher = context.socket(zmq.XPUB)
     publisher.sndhwm = 0
     connection = {"transport": "tcp", "ip": "127.0.0.1", "key": "",
                   "signature_scheme": "hmac-sha256"}  # fmt: skip
-    for name, each in sockets.items():
-        connection[f"{name}_port"] = each.bind_to_random_port("tcp://127.0.0.1")
+    for name, sock in sockets.items():
+        connection[f"{name}_port"] = sock.bind_to_random_port("tcp://127.0.0.1")
     client = attach(connection, kind)
     assert receive_frames(publisher) == [b"\x01"]
     frames = build_message("status", {"execution_state": "busy"}, key="")[1]
@@ -297,31 +298,31 @@ async def test_a_kernel_that_publishes_faster_than_it_is_read(kind, context, att
         publisher.send_multipart(frames)
     turns = []
 
-    async def take_turns():
+    async def count_turns():
         while True:
             turns.append(await asyncio.sleep(0))
 
-    others = asyncio.create_task(take_turns())
+    other_task = asyncio.create_task(count_turns())
     await asyncio.sleep(0)
     turns.clear()
     with pytest.raises(NotReady):
         await ensure_async(client.wait_for_ready(timeout=0.5))
     assert await ensure_async(client.iopub_channel.socket.poll(DEADLINE * SECOND)), (
-        "it has not read them all"
+        "no message is left, so the wait has not ended early"
     )
     assert len(turns) > 1 or kind is BlockingWelcomeClient
-    others.cancel()
+    other_task.cancel()
     client.stop_channels()
-    # libzmq 4.3.5 aborts the process (session_base.cpp:233) if a peer leaves while the socket that
-    # has half a message for it is being closed with linger=0.
+    # libzmq 4.3.5 aborts the process (session_base.cpp:233) if a peer disconnects while a socket
+    # with a partly sent message for that peer is closed with linger=0.
     while receive_frames(publisher)[0][:1] != b"\x00":
         pass
-    for each in sockets.values():
-        each.close(linger=0)
+    for sock in sockets.values():
+        sock.close(linger=0)
 
 
-async def test_a_task_that_reads_meanwhile(connection, attach):
-    """S2, S3: it goes on reading; the wait does not take its messages away."""
+async def test_a_concurrent_reader_keeps_its_messages(connection, attach):
+    """S2, S3: the wait does not take messages from a task that reads."""
     client = attach(connection, AsyncWelcomeClient)
     read, arrived = [], asyncio.Event()
 
@@ -353,8 +354,8 @@ async def test_a_task_that_reads_meanwhile(connection, attach):
     assert not await client.iopub_channel.msg_ready()
 
 
-async def test_async_client(connection, attach):
-    """S2, S3: ready, then a cell from busy to idle."""
+async def test_the_asyncio_client(connection, attach):
+    """S2, S3: the client is ready, and then receives a cell from busy to idle."""
     client = attach(connection, AsyncWelcomeClient)
     assert isinstance(client, AsyncKernelClient)
     await client.wait_for_ready(timeout=DEADLINE)
@@ -366,14 +367,14 @@ async def test_async_client(connection, attach):
 
 
 class Callbacks(ThreadedZMQSocketChannel):
-    """What a console writes: a channel with callbacks."""
+    """A channel with callbacks, such as a console defines."""
 
     def __init__(self, *arguments):
-        self.got = queue.SimpleQueue()
+        self.messages = queue.SimpleQueue()
         super().__init__(*arguments)
 
     def call_handlers(self, msg):
-        self.got.put(msg)
+        self.messages.put(msg)
 
 
 class ConsoleClient(ThreadedKernelClient):
@@ -381,8 +382,8 @@ class ConsoleClient(ThreadedKernelClient):
     shell_channel_class = Type(Callbacks)
 
 
-def test_threaded_client(connection, attach):
-    """S2, S3: a derived client keeps its channels; its callbacks get everything."""
+def test_the_threaded_client_keeps_its_channels(connection, attach):
+    """S2, S3: a derived client keeps its channels; their callbacks receive every message."""
     client = attach(connection, with_welcome(ConsoleClient))
     assert isinstance(client, ConsoleClient)
     assert isinstance(client.iopub_channel, Callbacks)
@@ -390,7 +391,7 @@ def test_threaded_client(connection, attach):
     msg_id = client.execute("hello")
     types = []
     while True:
-        message = client.iopub_channel.got.get(timeout=DEADLINE)
+        message = client.iopub_channel.messages.get(timeout=DEADLINE)
         types.append(message["msg_type"])
         if message["parent_header"].get("msg_id") == msg_id and (
             message["content"].get("execution_state") == "idle"
@@ -398,11 +399,11 @@ def test_threaded_client(connection, attach):
             break
     assert "iopub_welcome" in types
     assert types[-4:] == ["status", "execute_input", "stream", "status"]
-    assert client.shell_channel.got.get(timeout=DEADLINE)["parent_header"]["msg_id"] == msg_id
+    assert client.shell_channel.messages.get(timeout=DEADLINE)["parent_header"]["msg_id"] == msg_id
 
 
-def test_a_parent_header_that_is_null(manage, attach):
-    """S2: xeus-python's welcome; it reaches the client with a dict in its place."""
+def test_a_null_parent_header_becomes_a_dict(manage, attach):
+    """S2: xeus-python's welcome has such a parent header."""
     manager = manage(kernel_name="xpython-raw")
     client = manager.client()
     client.start_channels()
@@ -415,8 +416,8 @@ def test_a_parent_header_that_is_null(manage, attach):
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "python3", "xpython-raw"])
-def test_a_hundred_connects(name, manage):
-    """S2, W6: each executes at once, and hears its cell from busy to idle."""
+def test_a_hundred_clients_receive_complete_cells(name, manage):
+    """S2, W6: each client executes immediately, and receives its cell from busy to idle."""
     manager = manage(kernel_name=name)
     incomplete = []
     for number in range(100):
@@ -434,16 +435,16 @@ def test_a_hundred_connects(name, manage):
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "python3"])
-def test_the_same_client_after_a_restart(name, manage):
-    """S1, S2, L6: what the old kernel said is no proof that the new one is heard."""
-    # Elsewhere than on 127.0.0.1 our provisioner alone starts kernels.
+def test_a_client_can_wait_again_after_a_restart(name, manage):
+    """S1, S2, L6: messages of the old kernel do not prove that the new kernel's messages arrive."""
+    # jupyter_client's own provisioner does not start kernels on another loopback address.
     where = {"ip": OWN_ADDRESS} if name == "echo-handshake" else {}
     manager = manage(kernel_name=name, **where)
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=DEADLINE)
     for _ in range(3):
-        client.execute("1")  # nobody reads it
+        client.execute("1")  # its messages are not read
         manager.restart_kernel(now=True)
         client.wait_for_ready(timeout=DEADLINE)
         assert is_complete(run_cell(client))
@@ -460,8 +461,8 @@ def start_and_wait(manage, name):
         client.stop_channels()
 
 
-def test_a_kernel_that_ends_before_it_is_ready(kernelspecs, manage):
-    """S2, L4: registered, then gone: at once, with exit status and what it wrote last."""
+def test_a_kernel_that_dies_after_its_registration(kernelspecs, manage):
+    """S2, L4: the wait ends immediately, with the exit status and the last lines of stderr."""
     argv = [sys.executable, "-m", "echokernel", "--kernel-class", "no_such_module:Kernel", "-f",
             "{connection_file}"]  # fmt: skip
     kernelspecs("ends", argv=argv, metadata=handshake_metadata(), kernel_protocol_version="5.6")
@@ -470,8 +471,8 @@ def test_a_kernel_that_ends_before_it_is_ready(kernelspecs, manage):
     assert caught.value.exit_status not in (0, None)
 
 
-def test_a_kernel_of_another_provisioner_that_ends(kernelspecs, manage):
-    """S2: jupyter_client's own provisioner knows the exit status, no more."""
+def test_a_kernel_of_another_provisioner_that_dies(kernelspecs, manage):
+    """S2: jupyter_client's own provisioner provides only the exit status."""
     argv = [sys.executable, "-c", "raise SystemExit(7)", "{connection_file}"]
     kernelspecs("ends", argv=argv)
     with pytest.raises(RuntimeError, match=r"ended \(status 7\) before it was ready") as caught:
@@ -480,7 +481,8 @@ def test_a_kernel_of_another_provisioner_that_ends(kernelspecs, manage):
     assert caught.value.exit_status == 7
 
 
-def test_a_kernel_that_was_shut_down(manage):
+def test_a_kernel_that_was_shut_down_ends_the_wait(manage):
+    """S2: the manager knows that no kernel is running."""
     manager = manage()
     client = manager.client()
     client.start_channels()
@@ -490,10 +492,10 @@ def test_a_kernel_that_was_shut_down(manage):
     client.stop_channels()
 
 
-def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
-    """S2: there is its heartbeat alone to tell."""
+def test_the_heartbeat_reports_that_a_foreign_kernel_died(context, scripted, attach, monkeypatch):
+    """S2: without a manager, only the heartbeat shows that a kernel died."""
     monkeypatch.setattr(client_wait, "HEARTBEAT_TIMEOUT", 1.5)
-    connection, process = doing
+    connection, process = scripted
     other = RawClient(context, connection)
     other.execute("sleep_in_one_call 60")
     assert [other.receive_publication()["msg_type"] for _ in range(2)] == [
@@ -501,7 +503,7 @@ def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
         "execute_input",
     ]
     client = attach(connection)
-    assert client.iopub_channel.socket.poll(DEADLINE * SECOND), "it is not welcomed"
+    assert client.iopub_channel.socket.poll(DEADLINE * SECOND), "no welcome arrives"
     killer = threading.Timer(0.5, process.popen.send_signal, [signal.SIGKILL])
     killer.start()
     with pytest.raises(KernelDied, match="no heartbeat"):
@@ -510,8 +512,8 @@ def test_the_kernel_of_somebody_else_dies(context, doing, attach, monkeypatch):
     other.close()
 
 
-def test_nobody_is_there(attach):
-    """S2: the time is over, with what was tried."""
+def test_the_wait_ends_without_a_kernel(attach):
+    """S2: after the timeout, the error reports what was tried."""
     low = free_range(5)
     names = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
     ports = {name: low + number for number, name in enumerate(names)}
@@ -521,16 +523,16 @@ def test_nobody_is_there(attach):
     assert caught.value.waited >= 0.3
 
 
-def test_no_time_at_all(context, attach):
-    """S3: one look, and no more."""
+def test_a_timeout_of_zero_polls_once(context, attach):
+    """S3: as with jupyter_client, the wait then ends immediately."""
     with FakeKernel(context, zmq.PUB, silent_for=10**6) as kernel:
         client = attach(kernel.connection)
         with pytest.raises(NotReady):
             client.wait_for_ready(timeout=0)
 
 
-def test_a_kernel_that_is_never_heard(context, attach):
-    """S2: it says which of the two it was."""
+def test_the_error_reports_that_iopub_is_silent(context, attach):
+    """S2: the error states whether the reply or the IOPub messages are missing."""
     with FakeKernel(context, zmq.PUB, silent_for=10**6) as kernel:
         client = attach(kernel.connection)
         with pytest.raises(RuntimeError, match="none of its IOPub messages arrives"):
@@ -541,9 +543,10 @@ def test_a_kernel_that_is_never_heard(context, attach):
 @pytest.mark.parametrize(
     "kind", [BlockingWelcomeClient, ThreadedWelcomeClient], ids=["blocking", "threaded"]
 )
-def test_channels_that_are_stopped(kind, connection, attach):
+def test_stopped_channels_end_the_wait(kind, connection, attach):
+    """S3: a client without channels asks for a new client."""
     client = attach(connection, kind)
-    client.stop_channels()  # at once, and no thread of its stays behind
+    client.stop_channels()  # immediately; no thread of the client remains
     with pytest.raises(NotReady, match="make a new client"):
         client.wait_for_ready(timeout=DEADLINE)
 
@@ -551,25 +554,25 @@ def test_channels_that_are_stopped(kind, connection, attach):
 # --- set by name --------------------------------------------------------------------------------
 
 
-def test_each_client_of_a_manager_is_one_of_its_own():
-    """C4: jupyter_client's have one session id for all, by which no kernel tells them apart."""
+def test_each_client_of_a_manager_has_its_own_session():
+    """C4: jupyter_client's clients share a session id, so that a kernel cannot distinguish them."""
     manager = WelcomeKernelManager()
     ids = {manager.client().session.session for _ in range(3)} | {manager.session.session}
     assert len(ids) == 4
-    given = manager.session.clone()
-    assert manager.client(session=given).session.session == manager.session.session
+    session = manager.session.clone()
+    assert manager.client(session=session).session.session == manager.session.session
 
 
-def test_a_manager_keeps_the_client_that_was_configured():
-    """S3: and extends it; ``jupyter console`` sets one by hand."""
+def test_a_manager_extends_the_configured_client():
+    """S3: ``jupyter console`` sets such a client."""
 
-    class Mine(BlockingKernelClient):
+    class Configured(BlockingKernelClient):
         pass
 
     manager = WelcomeKernelManager()
-    manager.client_factory = Mine
+    manager.client_factory = Configured
     client = manager.client()
-    assert isinstance(client, Mine)
+    assert isinstance(client, Configured)
     assert isinstance(client, BlockingWelcomeClient)
     assert type(manager.client()) is type(client)
 
@@ -581,8 +584,8 @@ def test_a_manager_keeps_the_client_that_was_configured():
         (AsyncWelcomeKernelManager, AsyncWelcomeClient),
     ],
 )
-def test_managers(manager, client):
-    """S3: what they make without any configuration."""
+def test_managers_make_welcome_clients(manager, client):
+    """S3: no configuration is necessary."""
     assert type(manager().client()) is client
 
 
@@ -590,20 +593,20 @@ def test_managers(manager, client):
     ("manager", "client"),
     [(KernelManager, BlockingWelcomeClient), (AsyncKernelManager, AsyncWelcomeClient)],
 )
-def test_client_class(manager, client):
-    """S3: jupyter_client's own setting is enough."""
-    made = manager(client_class=f"echokernel.client.{client.__name__}").client()
-    assert type(made) is client
+def test_client_class_is_sufficient(manager, client):
+    """S3: jupyter_client's own setting is sufficient."""
+    configured = manager(client_class=f"echokernel.client.{client.__name__}").client()
+    assert type(configured) is client
 
 
-def test_what_cannot_be_extended():
+def test_other_classes_cannot_be_extended():
     with pytest.raises(TypeError, match="object is not derived from jupyter_client's"):
         with_welcome(object)
 
 
-def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_path):
-    """S3: it has no process to look at, and a kernel that is busy is not dead."""
-    connection, _ = doing
+def test_a_manager_of_a_foreign_kernel_waits_while_it_is_busy(context, scripted, tmp_path):
+    """S3: the manager has no process to check, and a busy kernel is not a dead kernel."""
+    connection, _ = scripted
     busy = RawClient(context, connection)
     busy.execute("sleep_in_one_call 1.5")
     while busy.receive_publication()["msg_type"] != "stream":
@@ -618,8 +621,8 @@ def test_a_manager_of_a_kernel_that_somebody_else_started(context, doing, tmp_pa
     manager.context.destroy(linger=0)
 
 
-def test_a_manager_that_has_started_nothing(monkeypatch):
-    """S3: as jupyter_client's, its client does not wait for ever."""
+def test_a_manager_without_a_kernel_ends_the_wait(monkeypatch):
+    """S3: like jupyter_client's client, this client does not wait forever."""
     monkeypatch.setattr(client_wait, "HEARTBEAT_TIMEOUT", 0.5)
     manager = WelcomeKernelManager()
     client = manager.client()
@@ -632,7 +635,7 @@ def test_a_manager_that_has_started_nothing(monkeypatch):
 
 
 class Heart(HBChannelABC):
-    """A heartbeat with nothing but what jupyter_client asks of one."""
+    """A heartbeat with only the members that jupyter_client requires."""
 
     time_to_dead = 1.0
 
@@ -651,7 +654,7 @@ class Heart(HBChannelABC):
 
 
 class Overriding(BlockingKernelClient):
-    """What users write: more of the same."""
+    """A user's client that overrides methods."""
 
     hb_channel_class = Type(Heart)
     called = ()
@@ -665,8 +668,8 @@ class Overriding(BlockingKernelClient):
         self.called += ("ready",)
 
 
-def test_a_class_of_ones_own_that_overrides(connection, attach):
-    """S3: it keeps what it overrides, its heartbeat too, and ours is its super()."""
+def test_a_derived_client_keeps_its_overrides(connection, attach):
+    """S3: its heartbeat class remains, too, and its ``super()`` is the welcome client."""
     client = attach(connection, with_welcome(Overriding))
     client.wait_for_ready(timeout=DEADLINE)
     assert client.called == ("connect_iopub", "ready")

@@ -1,4 +1,4 @@
-"""Programs of others with our clients, by their configuration alone (S3)."""
+"""Programs of other authors that use the welcome clients by configuration alone (S3)."""
 
 import os
 
@@ -25,9 +25,9 @@ ZMQTerminalIPythonApp.kernel_client_class = BlockingWelcomeClient
 
 def notebook(kernel_name, *cells):
     spec = {"name": kernel_name, "display_name": kernel_name}
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
-    made.cells = [nbformat.v4.new_code_cell(code) for code in cells]
-    return made
+    document = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
+    document.cells = [nbformat.v4.new_code_cell(code) for code in cells]
+    return document
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "python3", "xpython-raw"])
@@ -39,8 +39,8 @@ def notebook(kernel_name, *cells):
     ],
     ids=["kernel_manager_class", "client_class"],
 )
-def test_nbclient(settings, name):
-    """S3: either setting is enough; every cell's output arrives, welcomes disturb nobody."""
+def test_nbclient_uses_the_welcome_client(settings, name):
+    """S3: either setting is sufficient; welcomes disturb no cell, and every output arrives."""
     executor = NotebookClient(
         notebook(name, *(f"'cell {number}'" for number in range(5))),
         config=Config(settings),
@@ -51,23 +51,23 @@ def test_nbclient(settings, name):
     executor.execute()
     assert set(used) == {AsyncWelcomeClient}
     outputs = [cell.outputs[0] for cell in executor.nb.cells]
-    said = [each.get("text") or each["data"]["text/plain"] for each in outputs]
-    assert said == [f"'cell {number}'" for number in range(5)]
+    texts = [output.get("text") or output["data"]["text/plain"] for output in outputs]
+    assert texts == [f"'cell {number}'" for number in range(5)]
 
 
-def test_jupyter_execute(tmp_path):
-    """S3: on the command line."""
+def test_jupyter_execute_accepts_the_setting(tmp_path):
+    """S3: the setting works on the command line."""
     path = tmp_path / "notebook.ipynb"
     nbformat.write(notebook("echo-handshake", "hello"), path)
     words = ("jupyter_core", "execute", "--inplace", str(path))
-    done = run_python("-m", *words, f"--NotebookClient.kernel_manager_class={ASYNC_MANAGER}")
-    assert done.returncode == 0, done.stderr
+    completed = run_python("-m", *words, f"--NotebookClient.kernel_manager_class={ASYNC_MANAGER}")
+    assert completed.returncode == 0, completed.stderr
     assert nbformat.read(path, 4).cells[0].outputs[0].text == "hello"
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "python3", "xpython-raw"])
-def test_jupyter_console(name, console):
-    """S3: also on xeus, whose ``parent_header: null`` ends the console with its own client."""
+def test_jupyter_console_accepts_the_setting(name, console):
+    """S3: xeus's ``parent_header: null`` ends the console only with the console's own client."""
     child = console("--kernel", name, f"--ZMQTerminalIPythonApp.kernel_manager_class={MANAGER}")
     child.expect(r"In \[.*1.*\]")
     child.sendline("'hel' 'lo'")
@@ -76,8 +76,10 @@ def test_jupyter_console(name, console):
     exit_console(child)
 
 
-def test_jupyter_console_on_an_existing_kernel(console, start, runtime_dir, tmp_path):
-    """S3: there is no manager then; the client is set in the configuration file."""
+def test_jupyter_console_on_an_existing_kernel_uses_the_client(
+    console, start, runtime_dir, tmp_path
+):
+    """S3: the console has no manager then; its configuration file sets the client."""
     (tmp_path / "configuration").mkdir()
     (tmp_path / "configuration" / "jupyter_console_config.py").write_text(CONSOLE_CONFIGURATION)
     process = start(None)

@@ -1,4 +1,4 @@
-"""The examples run as their READMEs say."""
+"""The examples, run as their READMEs describe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EXAMPLES = CHECKOUT / "examples"
 # --- IPython ------------------------------------------------------------------------------------
 
 
-def test_the_ipython_notebook(tmp_path, monkeypatch):
-    """ipywidgets in a notebook, on ipykernel's own class."""
+def test_ipywidgets_work_on_ipythons_kernel_class(tmp_path, monkeypatch):
+    """The example's notebook runs on ipykernel's own class."""
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     example = EXAMPLES / "ipython_kernel"
@@ -25,23 +25,23 @@ def test_the_ipython_notebook(tmp_path, monkeypatch):
     shutil.copytree(example / "kernelspec", installed)
     notebook = nbformat.read(example / "widgets.ipynb", as_version=4)
     NotebookClient(notebook, timeout=60).execute()
-    _, made, looked = notebook.cells
-    assert "application/vnd.jupyter.widget-view+json" in made.outputs[0].data
-    assert looked.outputs[0].data["text/plain"] == "3"
+    _, slider, value = notebook.cells
+    assert "application/vnd.jupyter.widget-view+json" in slider.outputs[0].data
+    assert value.outputs[0].data["text/plain"] == "3"
 
 
 # --- the plot kernel ----------------------------------------------------------------------------
 
 
-def test_the_last_subscriber_leaves(context, tmp_path, start):
-    """C2, C3: the plot stays, the cursor does not. In a browser: test_plot_page.py."""
+def test_plots_survive_the_last_subscriber(context, tmp_path, start):
+    """C2, C3: the plot stays, and the cursor is closed. test_plot_page.py uses a browser."""
 
-    def start_it(path, *options):
+    def start_plot_kernel(path, *options):
         folder = str(EXAMPLES / "plot_kernel")
         start(path, "--kernel-class", "plot_kernel:PlotKernel", *options, PYTHONPATH=folder)
 
-    connection = start_classic(tmp_path, start_it, "--comm-grace-period=0.3")
-    onlooker = Observer(context, connection)
+    connection = start_classic(tmp_path, start_plot_kernel, "--comm-grace-period=0.3")
+    observer = Observer(context, connection)
     page = CommClient(context, connection)
     page.open("mouse", "cursor")
     page.execute("3 1 4")
@@ -50,8 +50,8 @@ def test_the_last_subscriber_leaves(context, tmp_path, start):
     page.answer(plot, page.asked(plot)["id"], True)
     assert page.result("mouse", "moved", plot, 399) == 4
     page.close()
-    onlooker.sees(plot)
+    observer.sees(plot)
     page = CommClient(context, connection)
     assert page.result(plot, "svg") == opened["data"]["svg"]
     page.close()
-    onlooker.close()
+    observer.close()

@@ -1,4 +1,4 @@
-"""What a launch may meet, and what must not be left of it: no process, no file, no endless wait."""
+"""Failed and aborted launches: no process, no file and no endless wait remains (L4, L8)."""
 
 import asyncio
 import os
@@ -19,20 +19,20 @@ from support.waits import (
 )
 
 
-def test_registers_twice(kernelspecs, tmp_path):
-    """L3: the first registration counts."""
+def test_only_the_first_registration_counts(kernelspecs, tmp_path):
+    """L3: a kernel's second registration is ignored."""
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", "registers-twice")
     manager = start_manager(name)
     process = psutil.Process(manager.provisioner.pid)
     listening = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
-    assert set(manager.ports) == listening, "the second one named other ports"
+    assert set(manager.ports) == listening, "the second registration named other ports"
     assert manager.is_alive()
     stop_manager(manager, now=True)
 
 
-@pytest.mark.parametrize("habit", ["registers-for=somebody", "bad-signature"])
-def test_registers_for_another(habit, kernelspecs, tmp_path, caplog):
-    """L3, L4: nobody's registration; the launch that waits goes on to its deadline."""
+@pytest.mark.parametrize("habit", ["registers-for=another-launch", "bad-signature"])
+def test_an_invalid_registration_does_not_end_the_wait(habit, kernelspecs, tmp_path, caplog):
+    """L3, L4: a wrong id or signature is ignored, and the wait ends at its deadline."""
     config = {"handshake": "signed-frame", "launch_timeout": 10}
     name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes", habit, config=config)
     with pytest.raises(RuntimeError, match="did not register its ports within 10 s"):
@@ -43,8 +43,11 @@ def test_registers_for_another(habit, kernelspecs, tmp_path, caplog):
     assert note["keys"]["key"] not in caplog.text
 
 
-def test_trap_13_each_launch_has_an_id_of_its_own(kernelspecs, tmp_path):
-    """Trap 13, L3: a restart reuses key and socket; a late registration must not count."""
+def test_each_launch_has_its_own_kernel_id(kernelspecs, tmp_path):
+    """L2, L6: a restart reuses the key and the registration socket, but not the id.
+
+    A late registration of the old kernel is therefore not accepted.
+    """
     name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes")
     manager = start_manager(name)
     old = notes()[0]["keys"]
@@ -56,13 +59,13 @@ def test_trap_13_each_launch_has_an_id_of_its_own(kernelspecs, tmp_path):
     stop_manager(manager, now=True)
 
 
-STOPPED = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+SUSPEND = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
 
 
-def test_is_stopped(kernelspecs, capfd):
-    """L4: a process that is stopped does not end; the deadline ends it."""
+def test_a_suspended_process_is_killed_at_the_deadline(kernelspecs, capfd):
+    """L4: a process that SIGSTOP suspends does not exit; the launcher kills it at the deadline."""
     code = "import os, signal, sys; print('pid', os.getpid(), file=sys.stderr, flush=True);"
-    argv = [sys.executable, "-c", code + STOPPED, "{connection_file}"]
+    argv = [sys.executable, "-c", code + SUSPEND, "{connection_file}"]
     config = {"handshake": "signed-frame", "launch_timeout": 8}
     kernelspecs("stopped", argv=argv, metadata=handshake_metadata(**config))
     with pytest.raises(RuntimeError, match="within 8 s") as caught:
@@ -75,13 +78,13 @@ import sys, threading
 from jupyter_client import KernelManager
 from jupyter_client.provisioning import local_provisioner
 
-def without_a_turn(*words, launch=local_provisioner.launch_kernel, **more):
-    process = launch(*words, **more)
+def launch_and_block(*arguments, launch=local_provisioner.launch_kernel, **options):
+    process = launch(*arguments, **options)
     threading.main_thread().join()
     return process
 
 if sys.argv[2] == "spawning":
-    local_provisioner.launch_kernel = without_a_turn
+    local_provisioner.launch_kernel = launch_and_block
 manager = KernelManager(kernel_name=sys.argv[1])
 starting = threading.Thread(target=manager.start_kernel, daemon=True)
 starting.start()
@@ -92,18 +95,18 @@ sys.stdin.readline()
 """
 
 
-def launcher(name, until):
+def start_launcher(name, phase):
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, name, until],
+        [sys.executable, "-c", LAUNCHER, name, phase],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("until", ["loading", "running"])
-def test_the_launcher_is_killed(until, kernelspecs, runtime_dir, tmp_path):
-    """Trap 8, H7: no orphan, no connection file; while the language loads, and when it runs."""
+@pytest.mark.parametrize("phase", ["loading", "running"])
+def test_a_kernel_ends_when_its_launcher_is_killed(phase, kernelspecs, runtime_dir, tmp_path):
+    """H6, H7: the kernel exits and removes its file, also while its language loads."""
     argv = [sys.executable, "-m", "echokernel", "-f", "{connection_file}"]
-    if until == "loading":  # its ports are registered, and its language loads for ever
+    if phase == "loading":  # its ports are registered, and loading its language never ends
         argv[3:3] = ["--kernel-class", "endless_to_load:Nothing"]
         module = "import threading\nthreading.Event().wait()\n"
         (tmp_path / "endless_to_load.py").write_text(module)
@@ -111,36 +114,39 @@ def test_the_launcher_is_killed(until, kernelspecs, runtime_dir, tmp_path):
         "echo", argv=argv, env={"PYTHONPATH": str(tmp_path)},
         metadata=handshake_metadata(handshake="signed-frame"),
     )  # fmt: skip
-    with launcher("echo", "started") as process:
+    with start_launcher("echo", "started") as process:
         pid = int(process.stdout.readline())
         process.kill()
         wait_for_exit(pid)
         process.communicate()
-    # The launcher could not remove its own; the kernel removes what it has written.
+    # The kernel removes only its own file, and the launcher cannot remove the registration file.
     poll_until(lambda: not list(runtime_dir.glob("kernel-*")), "the connection file is gone")
-    for left in runtime_dir.glob("registration-*"):
-        left.unlink()
+    for file in runtime_dir.glob("registration-*"):
+        file.unlink()
 
 
-@pytest.mark.parametrize("until", ["starting", "spawning"])
-@pytest.mark.parametrize("way", ["signed-frame", "rewrite"])
-def test_trap_8_the_launcher_ends_while_a_launch_hangs(
-    way, until, kernelspecs, tmp_path, runtime_dir
+@pytest.mark.parametrize("phase", ["starting", "spawning"])
+@pytest.mark.parametrize("start_mode", ["signed-frame", "rewrite"])
+def test_a_hanging_launch_ends_with_its_launcher(
+    start_mode, phase, kernelspecs, tmp_path, runtime_dir
 ):
-    """Trap 8: a process of which nobody else knows, and that watches no parent, is swept away;
-    also one whose launcher's thread had no turn since it was started."""
+    """L8: a launcher that exits during a launch stops the process and removes the file.
+
+    The process does not watch its parent. If the launch is blocked after the fork, the
+    launcher has not stored the process yet.
+    """
     hanging = "import sys, threading; open(sys.argv[2], 'w').write(str(__import__('os').getpid()));"
     pid_file = tmp_path / "pid"
     kernelspecs(
         "hanging",
         argv=[sys.executable, "-c", hanging + "threading.Event().wait()", "{connection_file}",
               str(pid_file)],
-        metadata=handshake_metadata(handshake=way),
+        metadata=handshake_metadata(handshake=start_mode),
     )  # fmt: skip
-    with launcher("hanging", until) as process:
+    with start_launcher("hanging", phase) as process:
         pid = int(read_when_written(pid_file))
-        assert list(runtime_dir.iterdir()), "there is a file to sweep away"
-        process.stdin.close()  # and so the program ends as programs do
+        assert list(runtime_dir.iterdir()), "the launch has written a startup file"
+        process.stdin.close()  # the program reads the end of its input and exits
         assert process.wait(20) == 0
         wait_for_exit(pid)
         assert list(runtime_dir.iterdir()) == []
@@ -148,8 +154,8 @@ def test_trap_8_the_launcher_ends_while_a_launch_hangs(
         process.communicate()
 
 
-async def hanging(kernelspecs, tmp_path, **config):
-    """Begin a start that hangs; return (manager, the task, the process's pid)."""
+async def begin_hanging_start(kernelspecs, tmp_path, **config):
+    """Begin a start that hangs; return (manager, task, pid)."""
     pid_file = tmp_path / "pid"
     code = "import sys, os; open(sys.argv[2], 'w').write(str(os.getpid()));"
     code += "import threading; threading.Event().wait()"
@@ -164,14 +170,16 @@ async def hanging(kernelspecs, tmp_path, **config):
     return manager, starting, int(pid)
 
 
-@pytest.mark.parametrize("way", ["signed-frame", "rewrite"])
-async def test_trap_7_a_shutdown_during_the_launch(way, kernelspecs, tmp_path, runtime_dir):
-    """Trap 7: the wait ends with an exception, also for who waits for `ready`; nothing is left."""
-    manager, starting, pid = await hanging(kernelspecs, tmp_path, handshake=way)
+@pytest.mark.parametrize("start_mode", ["signed-frame", "rewrite"])
+async def test_a_shutdown_during_a_launch_leaves_nothing(
+    start_mode, kernelspecs, tmp_path, runtime_dir
+):
+    """L8: the start and a wait for `ready` end with an exception; no process and no file remain."""
+    manager, starting, pid = await begin_hanging_start(kernelspecs, tmp_path, handshake=start_mode)
     ready = manager.ready
     await manager.shutdown_kernel(now=True)
-    # jupyter_client's shutdown has put another future in the place of the start's `ready`; that
-    # the start then cannot set it, is what it raises.
+    # jupyter_client's shutdown replaces the future `ready`. The start cannot set the new future
+    # and raises that error.
     with pytest.raises((RuntimeError, asyncio.InvalidStateError)):
         await starting
     with pytest.raises(RuntimeError, match="aborted"):
@@ -181,9 +189,9 @@ async def test_trap_7_a_shutdown_during_the_launch(way, kernelspecs, tmp_path, r
     manager.context.destroy(linger=0)
 
 
-async def test_trap_7_a_start_by_rewrite_that_is_cancelled(kernelspecs, tmp_path, runtime_dir):
-    """Trap 7: as test_provisioner has it for the handshake."""
-    manager, starting, pid = await hanging(kernelspecs, tmp_path, handshake="rewrite")
+async def test_a_cancelled_start_by_rewrite_leaves_nothing(kernelspecs, tmp_path, runtime_dir):
+    """L8: the same as with a handshake (test_provisioner)."""
+    manager, starting, pid = await begin_hanging_start(kernelspecs, tmp_path, handshake="rewrite")
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -194,8 +202,8 @@ async def test_trap_7_a_start_by_rewrite_that_is_cancelled(kernelspecs, tmp_path
     manager.context.destroy(linger=0)
 
 
-async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runtime_dir):
-    """L7, L8: what was given up is not begun again in another way, just when one has failed."""
+async def test_no_other_start_mode_is_tried_after_a_cleanup(kernelspecs, tmp_path, runtime_dir):
+    """L7, L8: a cleanup between two attempts ends the launch."""
     name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", "at-registration-waits",
         config={"guess_timeout": 10}, kernel_protocol_version="5.6",
@@ -203,7 +211,7 @@ async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runt
     manager = AsyncKernelManager(kernel_name=name)
     starting = asyncio.ensure_future(manager.start_kernel())
     [note] = await poll_until_async(lambda: (tmp_path / "notes").exists() and notes(), "a process")
-    # Between its end and the next attempt there are some 0.1 s.
+    # The next attempt begins about 0.1 s after the end of this process.
     await asyncio.to_thread(wait_for_exit, note["pid"], 3 * DEADLINE)
     await manager.provisioner.cleanup()
     with pytest.raises(RuntimeError):
@@ -214,8 +222,8 @@ async def test_no_other_way_is_tried_after_a_cleanup(kernelspecs, tmp_path, runt
     manager.context.destroy(linger=0)
 
 
-async def test_cleanup_between_the_two_halves_of_a_start(kernelspecs, tmp_path, runtime_dir):
-    """L8: early: nothing is started on a file that is gone."""
+async def test_an_early_cleanup_prevents_the_launch(kernelspecs, tmp_path, runtime_dir):
+    """L8: a cleanup before the launch removes the startup file, so no process is started."""
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes")
     manager = AsyncKernelManager(kernel_name=name)
     command, arguments = await manager.pre_start_kernel()
@@ -227,8 +235,8 @@ async def test_cleanup_between_the_two_halves_of_a_start(kernelspecs, tmp_path, 
     manager.context.destroy(linger=0)
 
 
-def test_cleanup_late_and_twice(kernelspecs, tmp_path):
-    """L8, trap 7: right after the launch (as Voilà does) and more than once; it runs on."""
+def test_late_and_repeated_cleanups_do_not_end_the_kernel(kernelspecs, tmp_path):
+    """L8: a cleanup after the launch (as by Voilà) or a further one leaves the kernel running."""
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes")
     manager = start_manager(name)
     cleanup = manager.provisioner.cleanup
@@ -241,12 +249,12 @@ def test_cleanup_late_and_twice(kernelspecs, tmp_path):
     stop_manager(manager, now=True)
 
 
-def test_the_event_loop_goes_away_during_a_launch(kernelspecs, tmp_path, runtime_dir):
-    """Trap 8: a coroutine that nobody runs any more; its process and its file end with it."""
+def test_a_launch_whose_coroutine_is_closed_leaves_nothing(kernelspecs, tmp_path, runtime_dir):
+    """L8: an event loop that is closed during a launch leaves no process and no file."""
     loop = asyncio.new_event_loop()
-    manager, starting, pid = loop.run_until_complete(hanging(kernelspecs, tmp_path))
-    waiting = starting.get_coro()
-    waiting.close()
+    manager, starting, pid = loop.run_until_complete(begin_hanging_start(kernelspecs, tmp_path))
+    coroutine = starting.get_coro()
+    coroutine.close()
     wait_for_exit(pid)
     assert list(runtime_dir.iterdir()) == []
     starting.cancel()

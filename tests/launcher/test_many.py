@@ -1,4 +1,4 @@
-"""Many launches at once (L2, trap 10): loops, threads, forks and processes, and a thief."""
+"""Concurrent launches (L2): event loops, threads, forks, processes, and a thief of ports."""
 
 import asyncio
 import subprocess
@@ -18,33 +18,33 @@ from support.managers import (
 )
 from support.ports import OWN_ADDRESS
 from support.programs import run_python
-from support.waits import poll_until_async
+from support.waits import poll_until, poll_until_async
 
 
 async def start_and_stop(text):
     manager, client = await start_new_async_kernel(kernel_name="echo-handshake")
-    heard = await echoes_async(client, text)
+    echoed = await echoes_async(client, text)
     client.stop_channels()
     await manager.shutdown_kernel(now=True)
     manager.context.destroy(linger=0)
-    return heard
+    return echoed
 
 
-def test_three_event_loops_with_three_kernels_each():
-    """Trap 10: one socket for all of them, and no loop gets what is another's."""
+def test_event_loops_share_the_registration_socket():
+    """L2: three event loops with three kernels each; each loop receives its own registrations."""
 
-    def loop(number):
-        async def all_of_it():
+    def run_loop(number):
+        async def start_and_stop_three():
             return await asyncio.gather(*(start_and_stop(f"{number}.{n}") for n in range(3)))
 
-        return asyncio.run(all_of_it())
+        return asyncio.run(start_and_stop_three())
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(loop, range(3))) == [[True] * 3] * 3
+        assert list(pool.map(run_loop, range(3))) == [[True] * 3] * 3
 
 
-def test_start_restart_and_shutdown_in_three_threads():
-    """Trap 10: the synchronous API, each call from another thread."""
+def test_synchronous_calls_can_come_from_different_threads():
+    """L2: start, restart and shutdown of one kernel come from different threads."""
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         manager = first.submit(closing_event_loop(start_manager), "echo-handshake").result()
         second.submit(closing_event_loop(manager.restart_kernel), True).result()
@@ -53,21 +53,22 @@ def test_start_restart_and_shutdown_in_three_threads():
         stop_manager(manager, client)
 
 
-async def test_the_synchronous_api_inside_a_running_loop():
-    """Trap 10: as in a notebook that starts kernels."""
+async def test_the_synchronous_api_works_inside_a_running_event_loop():
+    """L2: a notebook that starts kernels does this."""
     manager, client = start_new_kernel(kernel_name="echo-handshake")
     assert echoes(client)
     stop_manager(manager, client)
 
 
-async def test_a_busy_event_loop_does_not_delay_the_receipt():
-    """Trap 10: the kernel gives up after 5 s without a receipt, and gets it in spite of this."""
+async def test_a_busy_event_loop_does_not_delay_the_receipt(runtime_dir):
+    """L2: the kernel waits 5 s for its receipt, and receives it while the event loop is blocked."""
     starting = asyncio.ensure_future(start_new_async_kernel(kernel_name="echo-handshake"))
     await poll_until_async(
         lambda: [t for t in threading.enumerate() if t.name == "KernelStderr"],
-        "the process is on its way",
+        "the process has started",
     )
-    threading.Event().wait(7)  # and the loop stands still for longer than a kernel waits
+    # This call blocks the event loop; the kernel writes its file only after the receipt.
+    poll_until(lambda: list(runtime_dir.glob("kernel-*.json")), "the kernel has its receipt")
     manager, client = await starting
     assert await echoes_async(client)
     client.stop_channels()
@@ -79,15 +80,15 @@ FORKS = """
 import os, sys
 from jupyter_client.manager import start_new_kernel
 
-def one():
+def run_kernel():
     manager, client = start_new_kernel(kernel_name="echo-handshake")
     client.execute_interactive("x", timeout=30, output_hook=lambda message: None)
     client.stop_channels()
     manager.shutdown_kernel(now=True)
 
-one()
+run_kernel()
 child = os.fork()
-one()
+run_kernel()
 if child:
     _, status = os.waitpid(child, 0)
     sys.exit(os.waitstatus_to_exitcode(status))
@@ -95,10 +96,10 @@ os._exit(0)
 """
 
 
-def test_after_a_fork(tmp_path):
-    """Trap 10: a child has its parent's objects and not its threads; both go on to launch."""
-    done = run_python("-c", FORKS)
-    assert done.returncode == 0, done.stderr
+def test_a_parent_and_its_forked_child_can_launch(tmp_path):
+    """L2: a forked child has its parent's objects without their threads; both launch kernels."""
+    completed = run_python("-c", FORKS)
+    assert completed.returncode == 0, completed.stderr
 
 
 LAUNCHES = """
@@ -106,7 +107,7 @@ import os, sys
 from jupyter_client import KernelManager
 launches, address, folder = sys.argv[1:]
 for number in range(int(launches)):
-    # Named as by a server: else that of a classic launch is elsewhere, and no thief reads it.
+    # Named as by a server: otherwise the thief does not find the file of a classic launch.
     file = os.path.join(folder, f"kernel-{os.getpid()}-{number}.json")
     manager = KernelManager(kernel_name="echo-handshake", ip=address, connection_file=file)
     manager.start_kernel()
@@ -121,9 +122,9 @@ for number in range(int(launches)):
 THIEF = """
 import glob, json, os, select, socket, sys
 folder, address = sys.argv[1:]
-held, binds = [], 0
+held = []
 while not select.select([sys.stdin], [], [], 0.001)[0]:
-    # It takes what it reads in connection files, before the kernel can ...
+    # Bind the ports that connection files name, before the kernel does ...
     for path in glob.glob(os.path.join(folder, "kernel-*.json")):
         try:
             with open(path) as file:
@@ -138,7 +139,7 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
                 held.append(thief)
             except OSError:
                 thief.close()
-    # ... and whatever the system gives.
+    # ... and any port that the operating system chooses.
     if len(held) < 500:
         held.append(socket.socket())
         held[-1].bind((address, 0))
@@ -146,8 +147,8 @@ while not select.select([sys.stdin], [], [], 0.001)[0]:
 
 
 @pytest.mark.timeout(300)
-def test_24_launches_by_several_processes_while_a_thief_takes_ports(runtime_dir):
-    """H1, issue 4.2: no failure."""
+def test_launches_succeed_while_a_thief_takes_ports(runtime_dir):
+    """H1, L2: four processes launch six kernels each, and no launch fails."""
     runtime_dir.mkdir()
     command = [sys.executable, "-c"]
     stealing = [*command, THIEF, str(runtime_dir), OWN_ADDRESS]
@@ -157,10 +158,10 @@ def test_24_launches_by_several_processes_while_a_thief_takes_ports(runtime_dir)
             subprocess.Popen(launching, stderr=subprocess.PIPE, text=True) for _ in range(4)
         ]
         try:
-            failed = [(p.communicate(timeout=280)[1], p.returncode) for p in launchers]
+            results = [(p.communicate(timeout=280)[1], p.returncode) for p in launchers]
         finally:
             thief.stdin.close()
             for process in launchers:
                 process.kill()
                 process.communicate()
-    assert [error for error, status in failed if status] == []
+    assert [error for error, status in results if status] == []

@@ -1,7 +1,7 @@
-"""Whole programs that run notebooks: papermill, Voilà, pytest with nbmake and xdist.
+"""Programs that run notebooks: papermill, Voilà, pytest with nbmake and xdist.
 
-A witness stands in front of the kernel: a process that notes what the startup file asks of the
-kernel before it becomes it.
+Some kernelspecs start a witness: a process that records the start mode, which it recognises by the
+startup file, and then becomes the kernel.
 """
 
 import json
@@ -32,20 +32,20 @@ record, startup_file = sys.argv[1:3]
 with open(startup_file) as file:
     keys = json.load(file)
 if "registration_port" in keys:
-    how = "registers"
+    start_mode = "handshake"
 elif keys["shell_port"]:
-    how = "is told its ports"
+    start_mode = "classic"
 else:
-    how = "rewrites its ports"
+    start_mode = "rewrite"
 with open(record, "a") as file:
-    file.write(how + "\\n")
+    file.write(start_mode + "\\n")
 os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 """
 
 
 @pytest.fixture
-def witnessed(kernelspecs, tmp_path):
-    """Shadow an installed kernelspec: ``witnessed(name)`` returns how its kernels were started."""
+def record_starts(kernelspecs, tmp_path):
+    """Shadow a kernelspec: ``record_starts(name)`` returns a reader of its kernels' start modes."""
 
     def shadow(name, provisioner=True):
         record = tmp_path / f"{name}.record"
@@ -65,10 +65,10 @@ def witnessed(kernelspecs, tmp_path):
 def notebook(tmp_path):
     def write(name, *sources, kernel="echo-handshake", language="echo"):
         spec = {"name": kernel, "display_name": kernel, "language": language}
-        made = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
-        made.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        document = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
+        document.cells = [nbformat.v4.new_code_cell(source) for source in sources]
         path = tmp_path / name
-        nbformat.write(made, path)
+        nbformat.write(document, path)
         return str(path)
 
     return write
@@ -85,14 +85,14 @@ def outputs(path):
 # --- papermill ----------------------------------------------------------------------------------
 
 
-def test_papermill(witnessed, notebook, tmp_path):
-    """L1."""
-    starts = witnessed("echo-handshake")
-    done = tmp_path / "done.ipynb"
-    ran = run_module("papermill", notebook("in.ipynb", "one", "two", "three"), str(done))
-    assert ran.returncode == 0, ran.stderr
-    assert outputs(done) == [["one"], ["two"], ["three"]]
-    assert starts() == ["registers"]
+def test_papermill_starts_a_kernel_by_a_handshake(record_starts, notebook, tmp_path):
+    """L1: papermill needs no configuration."""
+    starts = record_starts("echo-handshake")
+    executed = tmp_path / "executed.ipynb"
+    completed = run_module("papermill", notebook("in.ipynb", "one", "two", "three"), str(executed))
+    assert completed.returncode == 0, completed.stderr
+    assert outputs(executed) == [["one"], ["two"], ["three"]]
+    assert starts() == ["handshake"]
 
 
 @pytest.fixture
@@ -104,22 +104,22 @@ def dying(kernelspecs):
     )
 
 
-def ends_with_the_cause(ran):
-    assert ran.returncode == 1
-    assert "exited with status 1 before it registered its ports" in ran.stderr
-    assert "the cause" in ran.stderr
+def assert_reports_the_cause(completed):
+    assert completed.returncode == 1
+    assert "exited with status 1 before it registered its ports" in completed.stderr
+    assert "the cause" in completed.stderr
 
 
-def test_papermill_and_a_kernel_that_dies(dying, notebook, tmp_path):
-    """L4: papermill ends at once, with the cause."""
-    never = notebook("in.ipynb", "never", kernel=dying)
-    ends_with_the_cause(run_module("papermill", never, str(tmp_path / "out.ipynb")))
+def test_papermill_reports_why_its_kernel_died(dying, notebook, tmp_path):
+    """L4: papermill ends immediately, with the cause."""
+    path = notebook("in.ipynb", "never", kernel=dying)
+    assert_reports_the_cause(run_module("papermill", path, str(tmp_path / "out.ipynb")))
 
 
-def test_jupyter_execute_and_a_kernel_that_dies(dying, notebook):
-    """L4: so does nbclient."""
-    never = notebook("in.ipynb", "never", kernel=dying)
-    ends_with_the_cause(run_module("jupyter_core", "execute", never))
+def test_jupyter_execute_reports_why_its_kernel_died(dying, notebook):
+    """L4: nbclient ends immediately, with the cause."""
+    path = notebook("in.ipynb", "never", kernel=dying)
+    assert_reports_the_cause(run_module("jupyter_core", "execute", path))
 
 
 # --- Voilà --------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_jupyter_execute_and_a_kernel_that_dies(dying, notebook):
 
 @contextmanager
 def voila(path, log):
-    """Serve a notebook; gives the address of its page."""
+    """Serve a notebook; yield the address of its page."""
     port = free_port()
     with open(log, "w") as file:
         server = subprocess.Popen(
@@ -139,7 +139,7 @@ def voila(path, log):
             stderr=file,
         )
     try:
-        poll_until(lambda: answers(port), f"Voilà answers: {log.read_text()}", 60)
+        poll_until(lambda: is_answering(port), f"Voilà answers: {log.read_text()}", 60)
         yield f"http://127.0.0.1:{port}/"
         kernels = psutil.Process(server.pid).children()
     finally:
@@ -153,26 +153,26 @@ def visit(address):
         return response.read().decode()
 
 
-def test_voila(witnessed, notebook, runtime_dir, tmp_path):
-    """L1: each visit has a kernel of its own; they end with the server."""
-    starts = witnessed("echo-handshake")
+def test_voila_starts_a_kernel_for_each_visit(record_starts, notebook, runtime_dir, tmp_path):
+    """L1: each visit has its own kernel; the kernels end with the server."""
+    starts = record_starts("echo-handshake")
     with voila(notebook("app.ipynb", "first", "second"), tmp_path / "voila.log") as address:
         for _ in range(2):
             page = visit(address)
             assert "<pre>first</pre>" in page
             assert "<pre>second</pre>" in page
-    assert starts() == ["registers"] * 2
+    assert starts() == ["handshake"] * 2
 
 
-def test_voila_and_a_hidden_kernel(kernelspecs, notebook, tmp_path):
-    """LAUNCHER_NOTES 9: Voilà runs another kernel of the same language instead."""
-    hidden(kernelspecs)
+def test_voila_replaces_a_hidden_kernel(kernelspecs, notebook, tmp_path):
+    """Voilà runs another kernel of the same language if it cannot find the notebook's kernel."""
+    write_hidden_kernelspec(kernelspecs)
     app = notebook("app.ipynb", "print(6 * 7)", kernel="elsewhere", language="python")
     with voila(app, tmp_path / "voila.log") as address:
         assert "<pre>42" in visit(address)
 
 
-def answers(port):
+def is_answering(port):
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/static/no-such-file", timeout=DEADLINE)
     except urllib.error.HTTPError as error:
@@ -188,60 +188,60 @@ def answers(port):
 EVERY_KERNEL = {"JUPYTER_DEFAULT_PROVISIONER_NAME": "handshake-provisioner"}
 
 
-def test_nbmake_in_parallel(witnessed, notebook, tmp_path):
-    """L1, L2, L7: kernelspecs that name no provisioner; one environment variable for them all."""
-    starts = witnessed("echo-handshake", provisioner=False)
-    python3 = witnessed("python3")
+def test_one_variable_starts_every_kernel_of_nbmake(record_starts, notebook, tmp_path):
+    """L1, L2, L7: the kernelspecs name no provisioner, and one environment variable names it."""
+    starts = record_starts("echo-handshake", provisioner=False)
+    python3 = record_starts("python3")
     notebooks = [notebook(f"echo-{number}.ipynb", "one", "two") for number in range(4)]
     notebooks.append(notebook("python.ipynb", "1 + 1", kernel="python3", language="python"))
-    ran = run_module("pytest", "--nbmake", "-n", "2", *notebooks, **EVERY_KERNEL)
-    assert "5 passed" in ran.stdout, ran.stdout
-    assert starts() == ["registers"] * 4
-    assert python3() == ["rewrites its ports"]
+    completed = run_module("pytest", "--nbmake", "-n", "2", *notebooks, **EVERY_KERNEL)
+    assert "5 passed" in completed.stdout, completed.stdout
+    assert starts() == ["handshake"] * 4
+    assert python3() == ["rewrite"]
 
 
-def test_nbmake_without_it(witnessed, notebook):
-    """The same kernelspec, launched as Jupyter does by itself."""
-    starts = witnessed("echo-handshake", provisioner=False)
-    ran = run_module("pytest", "--nbmake", notebook("echo.ipynb", "one"))
-    assert "1 passed" in ran.stdout, ran.stdout
-    assert starts() == ["is told its ports"]
+def test_without_the_variable_nbmake_starts_kernels_classic(record_starts, notebook):
+    """L7: the same kernelspec, started by jupyter_client's own provisioner."""
+    starts = record_starts("echo-handshake", provisioner=False)
+    completed = run_module("pytest", "--nbmake", notebook("echo.ipynb", "one"))
+    assert "1 passed" in completed.stdout, completed.stdout
+    assert starts() == ["classic"]
 
 
 # --- where echokernel is not installed -----------------------------------------------------------
 
-ELSEWHERE = "a-provisioner-that-is-not-installed"
+NOT_INSTALLED = "a-provisioner-that-is-not-installed"
 
 
 def execute(path, **environment):
-    ran = run_module("jupyter_core", "execute", path, **environment)
-    return ran.returncode, ran.stderr
+    completed = run_module("jupyter_core", "execute", path, **environment)
+    return completed.returncode, completed.stderr
 
 
-def test_a_variable_that_names_what_is_not_installed(notebook):
-    """LAUNCHER_NOTES 9: it hides every kernel that names no provisioner, python3 first."""
-    everywhere = {"JUPYTER_DEFAULT_PROVISIONER_NAME": ELSEWHERE}
+def test_a_default_provisioner_that_is_not_installed_hides_kernels(notebook):
+    """The variable hides every kernelspec that names no provisioner, python3 first."""
+    variables = {"JUPYTER_DEFAULT_PROVISIONER_NAME": NOT_INSTALLED}
     python3 = notebook("python.ipynb", "1 + 1", kernel="python3", language="python")
-    status, said = execute(python3, **everywhere)
+    status, stderr = execute(python3, **variables)
     assert status == 1
-    assert "No such kernel named python3" in said
-    assert f"kernel provisioner ('{ELSEWHERE}') that is not available" in said
-    assert "not available" in run_module("jupyter_core", "kernelspec", "list", **everywhere).stderr
-    status, said = execute(python3)
-    assert status == 0, said
+    assert "No such kernel named python3" in stderr
+    assert f"kernel provisioner ('{NOT_INSTALLED}') that is not available" in stderr
+    assert "not available" in run_module("jupyter_core", "kernelspec", "list", **variables).stderr
+    status, stderr = execute(python3)
+    assert status == 0, stderr
 
 
-def hidden(kernelspecs):
-    provisioner = {"kernel_provisioner": {"provisioner_name": ELSEWHERE}}
+def write_hidden_kernelspec(kernelspecs):
+    provisioner = {"kernel_provisioner": {"provisioner_name": NOT_INSTALLED}}
     kernelspecs("elsewhere", argv=[sys.executable, "{connection_file}"], metadata=provisioner)
 
 
-def test_a_kernelspec_that_names_what_is_not_installed(kernelspecs, notebook):
-    """LAUNCHER_NOTES 9: that kernel alone is hidden, although it is listed."""
-    hidden(kernelspecs)
-    status, said = execute(notebook("in.ipynb", "never", kernel="elsewhere"))
+def test_a_provisioner_that_is_not_installed_hides_its_kernel(kernelspecs, notebook):
+    """Only that kernelspec is hidden from programs, although it is listed."""
+    write_hidden_kernelspec(kernelspecs)
+    status, stderr = execute(notebook("in.ipynb", "never", kernel="elsewhere"))
     assert status == 1
-    assert "No such kernel named elsewhere" in said
+    assert "No such kernel named elsewhere" in stderr
     assert "elsewhere" in run_module("jupyter_core", "kernelspec", "list").stdout
-    status, said = execute(notebook("echo.ipynb", "hello"))
-    assert status == 0, said
+    status, stderr = execute(notebook("echo.ipynb", "hello"))
+    assert status == 0, stderr

@@ -1,4 +1,4 @@
-"""The launcher's side, through stock jupyter_client (L1-L5): nothing of ours is called directly."""
+"""The launcher, driven through stock jupyter_client; the launcher's code is not called (L1-L8)."""
 
 import asyncio
 import json
@@ -32,36 +32,36 @@ from echokernel.conformance.raw_messages import build_message, sign_frames
 
 @pytest.fixture
 def spied(kernelspecs, tmp_path):
-    """A kernelspec whose process first notes its startup file, then becomes the real kernel."""
+    """A kernelspec whose process first records its startup file, then becomes the real kernel."""
 
-    def make(name="spied", *, handshake=None, **more):
-        seen = tmp_path / f"{name}.seen.json"
+    def write(name="spied", *, handshake=None, **spec):
+        record = tmp_path / f"{name}.startup.json"
         kernel = ["-m", "echokernel", "-f", "{connection_file}"]
         config = {} if handshake is None else {"handshake": handshake}
         kernelspecs(
             name,
-            argv=[sys.executable, "-c", SPY, "{connection_file}", str(seen), *kernel],
+            argv=[sys.executable, "-c", SPY, "{connection_file}", str(record), *kernel],
             metadata={**handshake_metadata(**config), "supported_encryption": ["curve"]},
             kernel_protocol_version="5.6",
-            **more,
+            **spec,
         )
-        return name, lambda: json.loads(seen.read_text())
+        return name, lambda: json.loads(record.read_text())
 
-    return make
+    return write
 
 
-def test_start_new_kernel(runtime_dir):
-    """L1, L5: the installed kernelspec, a stock manager and client."""
+def test_start_new_kernel_uses_a_handshake(runtime_dir):
+    """L1, L5: the installed kernelspec needs only a stock manager and client."""
     manager, client = start_new_kernel(kernel_name="echo-handshake")
     assert echoes(client)
     process = psutil.Process(manager.provisioner.pid)
     startup_file = process.cmdline()[-1]
-    assert "registration-" in startup_file, "seen from outside: it was not given a connection file"
+    assert "registration-" in startup_file, "its startup file is not a connection file"
     assert not os.path.exists(startup_file), "removed after the receipt"
-    [left] = runtime_dir.iterdir()
-    assert str(left) == manager.connection_file
-    assert mode_of(left) == 0o600
-    written = json.loads(left.read_text())
+    [connection_file] = runtime_dir.iterdir()
+    assert str(connection_file) == manager.connection_file
+    assert mode_of(connection_file) == 0o600
+    written = json.loads(connection_file.read_text())
     listening = {c.laddr.port for c in process.net_connections() if c.status == "LISTEN"}
     assert {written[f"{name}_port"] for name in ("shell", "iopub", "stdin", "control", "hb")} == (
         listening
@@ -72,14 +72,14 @@ def test_start_new_kernel(runtime_dir):
 
 
 @pytest.mark.parametrize("form", ["signed-frame", "handshake-request"])
-def test_both_forms(form, spied):
-    """L2, L5, L7: what the process was given, by its own witness."""
-    name, seen = spied(handshake=form)
+def test_the_registration_file_of_each_form(form, spied):
+    """L2, L5, L7: the configuration selects the form, and the file has the keys of that form."""
+    name, startup = spied(handshake=form)
     manager, client = start_new_kernel(kernel_name=name)
     assert echoes(client)
-    witness = seen()
-    keys = witness["keys"]
-    assert witness["mode"] & 0o777 == 0o600
+    recorded = startup()
+    keys = recorded["keys"]
+    assert recorded["mode"] & 0o777 == 0o600
     assert not any(f"{channel}_port" in keys for channel in ("shell", "iopub", "hb"))
     assert keys["key"] == manager.session.key.decode()
     if form == "signed-frame":
@@ -99,12 +99,12 @@ def test_both_forms(form, spied):
      ("", None, False), ("5.x", None, False), ("5.6", "none", False),
      ("5.0", "signed-frame", True)],
 )  # fmt: skip
-def test_which_way_is_chosen(version, handshake, registers, kernelspecs, tmp_path):
-    """L7: the configuration says, else the version; a version below 5.6 means classic."""
-    seen = tmp_path / "seen.json"
+def test_the_start_mode_that_is_chosen(version, handshake, registers, kernelspecs, tmp_path):
+    """L7: the configuration decides, otherwise the version; below 5.6 the start is classic."""
+    record = tmp_path / "startup.json"
     kernelspecs(
         "chosen",
-        argv=[sys.executable, "-c", SPY, "{connection_file}", str(seen), "-m", "echokernel", "-f",
+        argv=[sys.executable, "-c", SPY, "{connection_file}", str(record), "-m", "echokernel", "-f",
               "{connection_file}"],
         metadata=handshake_metadata(
             guess_timeout=60, **({"handshake": handshake} if handshake else {})
@@ -113,12 +113,12 @@ def test_which_way_is_chosen(version, handshake, registers, kernelspecs, tmp_pat
     )  # fmt: skip
     manager, client = start_new_kernel(kernel_name="chosen")
     assert echoes(client)
-    assert ("registration_port" in json.loads(seen.read_text())["keys"]) is registers
+    assert ("registration_port" in json.loads(record.read_text())["keys"]) is registers
     stop_manager(manager, client)
 
 
-async def test_asyncio():
-    """L1: the asyncio manager and client."""
+async def test_the_asyncio_manager_and_client():
+    """L1: jupyter_client's asyncio classes start the kernel and execute."""
     manager, client = await start_new_async_kernel(kernel_name="echo-handshake")
     reply = await client.execute_interactive("hello", timeout=20, output_hook=lambda _: None)
     assert reply["content"]["status"] == "ok"
@@ -127,22 +127,22 @@ async def test_asyncio():
     manager.context.destroy(linger=0)
 
 
-def test_several_at_once():
-    """L2: threads, each with a manager and event loop of its own, share one socket."""
+def test_threads_launch_concurrently():
+    """L2: threads, each with its own manager and event loop, share one registration socket."""
 
-    def one(number):
+    def launch(number):
         manager, client = start_new_kernel(kernel_name="echo-handshake")
-        heard = echoes(client, f"thread {number}")
+        echoed = echoes(client, f"thread {number}")
         stop_manager(manager, client)
         close_event_loop()
-        return heard
+        return echoed
 
     with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(one, range(6)))
+        assert all(pool.map(launch, range(6)))
 
 
-async def test_several_on_one_loop():
-    """L2."""
+async def test_one_event_loop_launches_concurrently():
+    """L2: four launches overlap on one event loop."""
     started = await asyncio.gather(
         *(start_new_async_kernel(kernel_name="echo-handshake") for _ in range(4))
     )
@@ -156,7 +156,7 @@ async def test_several_on_one_loop():
 
 
 def test_restart_keeps_clients_connected():
-    """L6: a fresh handshake, the same ports, the same client."""
+    """L6: a restart is a new handshake with the same ports; the same client goes on."""
     manager = KernelManager(kernel_name="echo-handshake", ip=OWN_ADDRESS)
     manager.start_kernel()
     client = manager.client()
@@ -174,12 +174,12 @@ def test_restart_keeps_clients_connected():
     stop_manager(manager, client)
 
 
-def test_encryption_is_not_forgotten(spied):
-    """L8, F6: ``transport_encryption`` with the handshake, the registration included."""
-    name, seen = spied()
+def test_the_handshake_is_encrypted(spied):
+    """L8, F6: ``transport_encryption`` also covers the registration."""
+    name, startup = spied()
     manager = KernelManager(kernel_name=name, transport_encryption="required")
     manager.start_kernel()
-    assert seen()["keys"]["curve_publickey"] == manager.curve_publickey.decode()
+    assert startup()["keys"]["curve_publickey"] == manager.curve_publickey.decode()
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=20)
@@ -188,11 +188,11 @@ def test_encryption_is_not_forgotten(spied):
 
 
 def test_over_ipc(spied):
-    """L8, F7."""
-    name, seen = spied()
+    """L8, F7: the handshake works over ipc."""
+    name, startup = spied()
     manager = KernelManager(kernel_name=name, transport="ipc")
     manager.start_kernel()
-    assert seen()["keys"]["transport"] == "ipc"
+    assert startup()["keys"]["transport"] == "ipc"
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=20)
@@ -213,14 +213,14 @@ DYING = "import sys; print('line one\\nthe cause', file=sys.stderr); sys.exit(3)
 
 
 @pytest.mark.parametrize("stderr", [None, -3, "file"], ids=["inherited", "DEVNULL", "a file"])
-def test_a_kernel_that_dies(stderr, kernelspecs, runtime_dir, tmp_path, capfd):
-    """L4: at once, with exit status, elapsed time, what was tried and the last of stderr."""
+def test_the_error_of_a_kernel_that_dies(stderr, kernelspecs, runtime_dir, tmp_path, capfd):
+    """L4: the error comes immediately, with exit status, elapsed time, start mode and stderr."""
     dying(kernelspecs, DYING)
     manager = KernelManager(kernel_name="dying")
     with open(tmp_path / "stderr", "w") as file:
-        given = {} if stderr is None else {"stderr": file if stderr == "file" else stderr}
+        arguments = {} if stderr is None else {"stderr": file if stderr == "file" else stderr}
         with pytest.raises(RuntimeError) as caught:
-            manager.start_kernel(**given)
+            manager.start_kernel(**arguments)
     error = caught.value
     assert error.exit_status == 3
     assert 0 < error.elapsed < 60
@@ -229,14 +229,14 @@ def test_a_kernel_that_dies(stderr, kernelspecs, runtime_dir, tmp_path, capfd):
         assert word in str(error)
     assert manager.session.key.decode() not in str(error)
     assert not manager.has_kernel
-    # stderr went where it was to go, too.
-    passed_on = capfd.readouterr().err if stderr is None else (tmp_path / "stderr").read_text()
-    assert ("the cause" in passed_on) is (stderr != -3)
+    # stderr was also written to its destination.
+    forwarded = capfd.readouterr().err if stderr is None else (tmp_path / "stderr").read_text()
+    assert ("the cause" in forwarded) is (stderr != -3)
     manager.context.destroy(linger=0)
 
 
-def test_a_kernel_that_is_killed(kernelspecs):
-    """L4."""
+def test_the_error_names_the_signal_that_killed_a_kernel(kernelspecs):
+    """L4: the error contains the signal's name, not only a number."""
     dying(kernelspecs, "import os; os.kill(os.getpid(), 9)")
     manager = KernelManager(kernel_name="dying")
     with pytest.raises(RuntimeError, match="killed by SIGKILL"):
@@ -244,7 +244,8 @@ def test_a_kernel_that_is_killed(kernelspecs):
     manager.context.destroy(linger=0)
 
 
-def test_a_kernel_that_cannot_be_started(kernelspecs):
+def test_a_program_that_does_not_exist(kernelspecs):
+    """L8: the launch raises FileNotFoundError, as with the local provisioner."""
     kernelspecs(
         "missing", argv=["/no/such/program"], metadata=handshake_metadata(handshake="signed-frame")
     )
@@ -262,8 +263,8 @@ import threading; threading.Event().wait()
 """
 
 
-def test_a_kernel_that_hangs(kernelspecs):
-    """L4: at the deadline the process is stopped, and what it said is told."""
+def test_a_hanging_kernel_is_stopped_at_the_deadline(kernelspecs):
+    """L4: the process is stopped, and the error contains its stderr."""
     dying(kernelspecs, HANGING, launch_timeout=8)
     manager = KernelManager(kernel_name="dying")
     with pytest.raises(RuntimeError, match=r"did not register its ports within 8 s") as caught:
@@ -272,8 +273,8 @@ def test_a_kernel_that_hangs(kernelspecs):
     manager.context.destroy(linger=0)
 
 
-def test_the_timeout_of_a_launch(kernelspecs):
-    """L4: KERNEL_LAUNCH_TIMEOUT in the launch's environment, as gateways set it."""
+def test_kernel_launch_timeout_is_the_deadline(kernelspecs):
+    """L4: gateways set KERNEL_LAUNCH_TIMEOUT in the launch's environment."""
     dying(kernelspecs, HANGING)
     manager = KernelManager(kernel_name="dying")
     with pytest.raises(RuntimeError, match=r"within 0\.5 s"):
@@ -281,17 +282,17 @@ def test_the_timeout_of_a_launch(kernelspecs):
     manager.context.destroy(linger=0)
 
 
-async def test_a_start_that_is_cancelled(kernelspecs, capfd):
-    """L8: no process is left, no file, no wait."""
+async def test_a_cancelled_start_leaves_nothing(kernelspecs, capfd):
+    """L8: no process, no file and no wait for `ready` remains."""
     dying(kernelspecs, HANGING)
     manager = AsyncKernelManager(kernel_name="dying")
     starting = asyncio.ensure_future(manager.start_kernel())
-    said = ""
+    stderr = ""
 
     def pid_in_stderr():
-        nonlocal said
-        said += capfd.readouterr().err
-        return re.search(r"pid (\d+)\n", said)
+        nonlocal stderr
+        stderr += capfd.readouterr().err
+        return re.search(r"pid (\d+)\n", stderr)
 
     pid = int((await poll_until_async(pid_in_stderr, "the process has started"))[1])
     starting.cancel()
@@ -303,8 +304,8 @@ async def test_a_start_that_is_cancelled(kernelspecs, capfd):
     manager.context.destroy(linger=0)
 
 
-def test_the_runtime_directory_cannot_be_written(tmp_path, monkeypatch):
-    """One clear line; nothing was started."""
+def test_an_unwritable_runtime_directory_fails_the_launch(tmp_path, monkeypatch):
+    """L8: the error is one sentence that names the fault."""
     file = tmp_path / "a file"
     file.write_text("")
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(file / "runtime"))
@@ -314,19 +315,19 @@ def test_the_runtime_directory_cannot_be_written(tmp_path, monkeypatch):
     manager.context.destroy(linger=0)
 
 
-def test_two_kernels_with_the_same_id():
-    """L2: each launch has an id of its own; both kernels run, and share no file."""
+def test_two_kernels_with_the_same_kernel_id():
+    """L2: each launch has its own registration id; both kernels run, and share no file."""
     managers = [KernelManager(kernel_name="echo-handshake") for _ in range(2)]
     for manager in managers:
         manager.start_kernel(kernel_id="the-same")
     assert managers[0].connection_file != managers[1].connection_file
     for manager in managers:
         assert manager.is_alive()
-        manager.shutdown_kernel()  # in peace: one that is killed may leave half a connection file
+        manager.shutdown_kernel()  # a killed kernel can leave a partly written file
         manager.context.destroy(linger=0)
 
 
-# --- strangers at the registration socket -----------------------------------------------------
+# --- unauthenticated peers at the registration socket -----------------------------------------
 
 WAITING = """
 import json, os, sys
@@ -337,8 +338,8 @@ import threading; threading.Event().wait()
 """
 
 
-def registrations(kernel_id, key):
-    """Yield what a stranger, or a broken kernel, may send."""
+def invalid_registrations(kernel_id, key):
+    """Yield messages that an unauthenticated peer, or a broken kernel, can send."""
     ports = {
         f"{name}_port": str(5000 + n)
         for n, name in enumerate(("shell", "iopub", "stdin", "control", "hb"))
@@ -351,7 +352,7 @@ def registrations(kernel_id, key):
     yield frame(good, "another key")
     yield frame(good, "")
     yield [b"<IDS|MSG>", b"", json.dumps(good).encode()]
-    yield frame({**good, "kernel_id": "somebody else"})
+    yield frame({**good, "kernel_id": "another kernel"})
     yield frame({**good, "kernel_id": 5})
     for port in ("0", "65536", "-1", "x", "1.5", "", "\u0665", 5.0, True, None, [], "5001"):
         yield frame({**good, "shell_port": port})
@@ -368,8 +369,8 @@ def registrations(kernel_id, key):
     yield build_message("another_request", ports, key=key)[1]
 
 
-def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
-    """L3: ignored, and the wait goes on; then the true registration is accepted, once."""
+def test_invalid_registrations_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
+    """L3: they are ignored; then the valid registration is accepted, once."""
     argv = [sys.executable, "-c", WAITING, "{connection_file}"]
     kernelspecs("waiting", argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
     manager = KernelManager(kernel_name="waiting")
@@ -382,24 +383,24 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
 
     starting = threading.Thread(target=start)
     starting.start()
-    said = ""
+    stderr = ""
 
     def registration_in_stderr():
-        nonlocal said
-        said += capfd.readouterr().err
-        return re.search(r"registers at (\S+) (\S+)\n", said)
+        nonlocal stderr
+        stderr += capfd.readouterr().err
+        return re.search(r"registers at (\S+) (\S+)\n", stderr)
 
     port, kernel_id = poll_until(registration_in_stderr, "the process has started").groups()
     key = manager.session.key.decode()
-    stranger = context.socket(zmq.DEALER)
-    stranger.connect(f"tcp://127.0.0.1:{port}")
-    for frames in registrations(kernel_id, key):
-        if len(frames[0]) == 1_000_000:  # the socket hangs up on who sends that
-            rude = context.socket(zmq.DEALER)
-            rude.connect(f"tcp://127.0.0.1:{port}")
-            rude.send_multipart(frames)
+    peer = context.socket(zmq.DEALER)
+    peer.connect(f"tcp://127.0.0.1:{port}")
+    for frames in invalid_registrations(kernel_id, key):
+        if len(frames[0]) == 1_000_000:  # the socket disconnects the peer that sends this
+            oversized = context.socket(zmq.DEALER)
+            oversized.connect(f"tcp://127.0.0.1:{port}")
+            oversized.send_multipart(frames)
         else:
-            stranger.send_multipart(frames)
+            peer.send_multipart(frames)
 
     # Meanwhile another kernel starts at the same socket.
     other, client = start_new_kernel(kernel_name="echo-handshake")
@@ -407,31 +408,31 @@ def test_strangers_do_not_end_or_stall_a_launch(kernelspecs, context, capfd):
     stop_manager(other, client)
 
     assert starting.is_alive()
-    assert not stranger.poll(0), "strangers get no answer"
+    assert not peer.poll(0), "an unauthenticated peer receives no answer"
     names = ("shell", "iopub", "stdin", "control", "hb")
     good = {"kernel_id": kernel_id, **{f"{n}_port": str(6000 + i) for i, n in enumerate(names)}}
     frames = sign_frames(key, json.dumps(good).encode())
-    stranger.send_multipart(frames)
-    assert stranger.poll(20_000)
-    assert stranger.recv_multipart() == sign_frames(key, b"ACK")
+    peer.send_multipart(frames)
+    assert peer.poll(20_000)
+    assert peer.recv_multipart() == sign_frames(key, b"ACK")
     starting.join(10)
     assert sorted(result["ports"]) == list(range(6000, 6005))
-    stranger.send_multipart(frames)  # a second time: ignored
-    assert not stranger.poll(300)
+    peer.send_multipart(frames)  # a second time: ignored
+    assert not peer.poll(300)
     manager.shutdown_kernel(now=True)
     manager.context.destroy(linger=0)
 
 
-def test_a_port_thief_changes_nothing():
-    """H1: between choosing a port and holding it there is no moment for a thief."""
+def test_a_port_thief_does_not_disturb_launches():
+    """H1: a kernel chooses a port by binding it, so a thief cannot bind that port in between."""
     stop_thief = threading.Event()
     held = []
 
     def thief():
         while not stop_thief.is_set() and len(held) < 3000:
-            each = socket.socket()
-            each.bind((OWN_ADDRESS, 0))  # and not what other tests' kernels have chosen
-            held.append(each)
+            sock = socket.socket()
+            sock.bind((OWN_ADDRESS, 0))  # the ports of other tests' kernels stay free
+            held.append(sock)
 
     stealing = threading.Thread(target=thief)
     stealing.start()
@@ -442,5 +443,5 @@ def test_a_port_thief_changes_nothing():
     finally:
         stop_thief.set()
         stealing.join()
-        for each in held:
-            each.close()
+        for sock in held:
+            sock.close()

@@ -1,4 +1,4 @@
-"""Restarts (L6), by whom they may come: who is connected stays connected, whoever takes a port."""
+"""Restarts by users, programs and supervision: connected clients stay connected (L6)."""
 
 import asyncio
 import json
@@ -24,12 +24,12 @@ from support.managers import (
 from support.ports import OWN_ADDRESS
 from support.waits import DEADLINE, poll_until_async, wait_for_exit
 
-WAYS = ("signed-frame", "handshake-request", "rewrite")
+START_MODES = ("signed-frame", "handshake-request", "rewrite")
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=START_MODES)
 def kernel(request, kernelspecs):
-    """An echo kernel that is started in each of the ways that need no port beforehand."""
+    """An echo kernel, started in each mode that does not choose ports beforehand."""
     argv = [sys.executable, "-m", "echokernel", "-f", "{connection_file}"]
     return kernelspecs("echo", argv=argv, metadata=handshake_metadata(handshake=request.param))
 
@@ -41,8 +41,8 @@ def python(kernelspecs):
     return kernelspecs("py", argv=argv, metadata=handshake_metadata(handshake="rewrite"))
 
 
-def thief_at(port):
-    """Take a port whose owner is gone."""
+def steal_port(port):
+    """Bind a port whose owner has ended."""
     thief = socket.socket()
     thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     thief.bind((OWN_ADDRESS, port))
@@ -50,24 +50,24 @@ def thief_at(port):
     return thief
 
 
-@pytest.mark.parametrize("how", [{}, {"now": True}, {"now": True, "newports": True}], ids=str)
-def test_a_blocking_client_stays_connected(how, kernel):
-    """L6, trap 1 and trap 3: the same ports, also where new ones were allowed."""
+@pytest.mark.parametrize("options", [{}, {"now": True}, {"now": True, "newports": True}], ids=str)
+def test_a_blocking_client_stays_connected(options, kernel):
+    """L6: the ports stay the same, even where new ones are allowed."""
     manager = start_manager(kernel, ip=OWN_ADDRESS)
     client = connect_client(manager)
     ports, pid = manager.ports, manager.provisioner.pid
-    manager.restart_kernel(**how)
+    manager.restart_kernel(**options)
     client.wait_for_ready(timeout=60)
     assert echoes(client)
     assert manager.ports == ports
     assert manager.provisioner.pid != pid
     with open(manager.connection_file) as file:
-        assert json.load(file)["kernel_name"] == "echo", "trap 5: complete again"
+        assert json.load(file)["kernel_name"] == "echo", "the file is complete again"
     stop_manager(manager, client)
 
 
 async def test_an_asyncio_client_stays_connected():
-    """L6."""
+    """L6: the client stays connected after an orderly and after an immediate restart."""
     manager = AsyncKernelManager(kernel_name="echo-handshake", ip=OWN_ADDRESS)
     await manager.start_kernel()
     client = manager.client()
@@ -83,7 +83,10 @@ async def test_an_asyncio_client_stays_connected():
 
 
 def test_ipykernel_keeps_its_ports(python):
-    """L6 for `rewrite`: a file that names all five is not written again; the heartbeat tells."""
+    """L6, L7: with `rewrite`, a restart names all five ports.
+
+    ipykernel then does not rewrite the file; its heartbeat shows that it is ready.
+    """
     manager = start_manager(python, ip=OWN_ADDRESS)
     client = connect_client(manager)
     ports = manager.ports
@@ -94,12 +97,13 @@ def test_ipykernel_keeps_its_ports(python):
 
 
 def test_a_console_stays_connected(tmp_path):
-    """L6: `jupyter console --existing` beside a manager that restarts the kernel."""
+    """L6: `jupyter console --existing` stays connected when a manager restarts the kernel."""
     manager = start_manager("echo-handshake", ip=OWN_ADDRESS)
     console = open_console("--existing", manager.connection_file)
     console.expect(r"In \[.*1.*\]")
     console.sendline("before")
-    console.expect(r"In \[.*2.*\]")  # it was answered: what is typed is shown twice, too
+    # The next prompt proves the answer; the text alone does not, since the console repeats input.
+    console.expect(r"In \[.*2.*\]")
     manager.restart_kernel(now=True)
     client = connect_client(manager)
     console.sendline("after")
@@ -109,13 +113,13 @@ def test_a_console_stays_connected(tmp_path):
 
 
 @pytest.mark.parametrize("stolen", ["shell", "iopub", "hb"])
-def test_a_thief_at_an_old_port(stolen, kernel):
-    """L6: never a failure; the other ports are kept, and new clients find the kernel."""
+def test_a_stolen_port_is_replaced(stolen, kernel):
+    """L6: the restart succeeds, the other ports are kept, and new clients connect."""
     manager = start_manager(kernel, ip=OWN_ADDRESS)
     before = {name: getattr(manager, name) for name in ("shell_port", "iopub_port", "hb_port")}
     os.kill(manager.provisioner.pid, signal.SIGKILL)
-    wait_for_exit(manager.provisioner.pid)  # with all its threads, and so its ports
-    with thief_at(before[f"{stolen}_port"]):
+    wait_for_exit(manager.provisioner.pid)  # all its threads have ended, so its ports are free
+    with steal_port(before[f"{stolen}_port"]):
         manager.restart_kernel(now=True)
         client = connect_client(manager)
         assert echoes(client)
@@ -132,7 +136,7 @@ with open(startup_file) as file:
     ports = json.load(file)
 mark = os.path.join(folder, "robbed")
 if ports["hb_port"] and not os.path.exists(mark):
-    # After the launcher has looked, and before the kernel binds: a thief.
+    # Take the port after the launcher's check and before the kernel binds it.
     open(mark, "w").close()
     thief = socket.socket()
     thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -146,9 +150,11 @@ os.execv(sys.executable, [sys.executable, *kernel])
 
 
 @pytest.mark.parametrize("port", ["shell_port", "hb_port"])
-def test_a_thief_that_comes_at_the_last_moment(port, kernelspecs, tmp_path):
-    """L6 for `rewrite`: ipykernel dies for want of its shell port, and lives on without a
-    heartbeat; either is seen, and it is started again with ports of its own choice."""
+def test_a_port_that_is_stolen_after_the_check_is_replaced(port, kernelspecs, tmp_path):
+    """L6, L7: with `rewrite`, the launcher starts the kernel again with ports of its choice.
+
+    Without its shell port ipykernel exits; without its heartbeat port it runs on.
+    """
     kernelspecs(
         "robbed",
         argv=[sys.executable, "-c", LOSES_PORTS, "{connection_file}", str(tmp_path), port,
@@ -170,8 +176,8 @@ def test_a_thief_that_comes_at_the_last_moment(port, kernelspecs, tmp_path):
 # --- supervision ------------------------------------------------------------------------------
 
 
-async def supervised(name):
-    """Start a kernel that is watched closely; return (manager, queue of its restarter's events)."""
+async def start_supervised(name):
+    """Start a kernel that is polled often; return (manager, queue of restarter events)."""
     manager = AsyncIOLoopKernelManager(kernel_name=name, ip=OWN_ADDRESS)
     manager.config.KernelRestarter.time_to_dead = 0.1
     manager.config.KernelRestarter.restart_limit = 3
@@ -182,11 +188,11 @@ async def supervised(name):
     return manager, events
 
 
-async def next_of(events):
+async def next_event(events):
     return await asyncio.wait_for(events.get(), 3 * DEADLINE)
 
 
-async def new_process(manager, old):
+async def wait_for_new_process(manager, old):
     """Wait until the manager has another process than ``old``."""
     await poll_until_async(
         lambda: manager.provisioner.process and manager.provisioner.pid != old, "a new process"
@@ -194,10 +200,12 @@ async def new_process(manager, old):
 
 
 @pytest.mark.parametrize("name", ["echo-handshake", "py"])
-async def test_autorestart(name, python):
-    """L8, trap 3: after SIGKILL in the first seconds, when jupyter_client would give new ports
-    to a classic kernel, clients stay connected."""
-    manager, events = await supervised(name)
+async def test_clients_stay_connected_after_an_autorestart(name, python):
+    """L6, L8: after SIGKILL in the first seconds the ports are the same.
+
+    jupyter_client gives new ports to a classic kernel that dies so early.
+    """
+    manager, events = await start_supervised(name)
     client = manager.client()
     client.start_channels()
     await client.wait_for_ready(timeout=60)
@@ -205,8 +213,8 @@ async def test_autorestart(name, python):
     for _ in range(2):
         pid = manager.provisioner.pid
         os.kill(pid, signal.SIGKILL)
-        assert await next_of(events) == "restart"
-        await new_process(manager, pid)
+        assert await next_event(events) == "restart"
+        await wait_for_new_process(manager, pid)
         await client.wait_for_ready(timeout=60)
         assert manager.ports == ports
     reply = await client.execute_interactive("1", timeout=DEADLINE, output_hook=lambda _: None)
@@ -218,29 +226,29 @@ async def test_autorestart(name, python):
 
 
 async def test_an_autorestart_that_fails_ends_with_dead(kernelspecs, tmp_path):
-    """Trap 6: supervision goes on after a launch that fails, and in the end clients hear `dead`."""
+    """L8: supervision continues after a failed launch, and finally reports `dead`."""
     switch = tmp_path / "die"
     name, notes = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
-    manager, events = await supervised(name)
+    manager, events = await start_supervised(name)
     ports = manager.ports
     switch.touch()
     os.kill(manager.provisioner.pid, signal.SIGKILL)
-    assert [await next_of(events) for _ in range(4)] == ["restart"] * 3 + ["dead"]
+    assert [await next_event(events) for _ in range(4)] == ["restart"] * 3 + ["dead"]
     assert events.empty()
     assert not await manager.is_alive()
     assert manager.ports == ports
-    # Somebody removes the cause, and restarts by hand, as a user does in a frontend.
+    # The cause is removed, and a user restarts the kernel in a frontend.
     switch.unlink()
     await manager.restart_kernel()
     assert await manager.is_alive()
     assert len(notes()) == 2
-    manager.stop_restarter()  # it looks too often here to be in nobody's way
+    manager.stop_restarter()  # it polls so often that it would disturb the shutdown
     await manager.shutdown_kernel(now=True)
     manager.context.destroy(linger=0)
 
 
-def test_a_restart_that_fails_without_supervision(kernelspecs, tmp_path):
-    """L4: nobody watches this one, so whoever restarts it hears the cause, dead or alive."""
+def test_a_failed_restart_raises_without_supervision(kernelspecs, tmp_path):
+    """L4: the caller receives the cause, whether the old kernel was alive or dead."""
     switch = tmp_path / "die"
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
     for kill_first in (True, False):
@@ -257,11 +265,11 @@ def test_a_restart_that_fails_without_supervision(kernelspecs, tmp_path):
         manager.context.destroy(linger=0)
 
 
-async def test_a_failed_restart_by_a_user_is_told(kernelspecs, tmp_path):
-    """L4: supervised, and alive when the user asked: the error is the user's to see."""
+async def test_a_failed_restart_of_a_living_kernel_raises(kernelspecs, tmp_path):
+    """L4: with supervision, too, the user who restarts a living kernel receives the cause."""
     switch = tmp_path / "die"
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", f"dies-if={switch}")
-    manager, _ = await supervised(name)
+    manager, _ = await start_supervised(name)
     switch.touch()
     with pytest.raises(RuntimeError, match="exited with status 7"):
         await manager.restart_kernel(now=True)
@@ -278,11 +286,14 @@ os.execv(sys.executable, [sys.executable, *kernel])
 """
 
 
-async def test_there_is_no_kernel_to_talk_to_while_it_restarts(kernelspecs, tmp_path):
-    """Trap 1: a websocket that opens now waits until the kernel is reachable, for its ports may
-    be others; and an interrupt that comes now kills nothing."""
-    wait = tmp_path / "wait"
-    argv = [str(wait), "-m", "echokernel", "-f", "{connection_file}"]
+async def test_a_restarting_kernel_is_not_alive(kernelspecs, tmp_path):
+    """L6: until the new kernel runs, its ports are not known.
+
+    A websocket that opens meanwhile waits, because the manager has no kernel. An interrupt waits,
+    too, and kills no process.
+    """
+    gate = tmp_path / "gate"
+    argv = [str(gate), "-m", "echokernel", "-f", "{connection_file}"]
     kernelspecs(
         "gated",
         argv=[sys.executable, "-c", GATED, *argv],
@@ -291,15 +302,15 @@ async def test_there_is_no_kernel_to_talk_to_while_it_restarts(kernelspecs, tmp_
     manager = AsyncKernelManager(kernel_name="gated")
     await manager.start_kernel()
     old = manager.provisioner.pid
-    wait.touch()
+    gate.touch()
     restarting = asyncio.ensure_future(manager.restart_kernel(now=True))
-    await new_process(manager, old)
+    await wait_for_new_process(manager, old)
     assert not await manager.is_alive()
     assert not manager.has_kernel
     interrupting = asyncio.ensure_future(manager.interrupt_kernel())
     await asyncio.wait([interrupting], timeout=0.1)
     assert not interrupting.done()
-    wait.unlink()
+    gate.unlink()
     await restarting
     await interrupting
     assert await manager.is_alive()

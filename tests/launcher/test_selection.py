@@ -1,4 +1,4 @@
-"""Which way a kernel is started (L7): as configured, by number, by name, by what trying showed."""
+"""The choice of the start mode: by configuration, version, module name and earlier starts (L7)."""
 
 import json
 import logging
@@ -35,8 +35,8 @@ def default_provisioner(monkeypatch):
 
 
 @pytest.fixture
-def said(caplog):
-    """Return the lines that the provisioner said at level info or above."""
+def learned(caplog):
+    """Return a reader of the log lines (info or above) that report a learned start mode."""
     caplog.set_level(logging.INFO)
 
     def lines():
@@ -45,39 +45,41 @@ def said(caplog):
     return lines
 
 
-def seen_by(kernelspecs, tmp_path, name, *kernel, **spec):
-    """Make a kernelspec whose process first notes its startup file, then becomes ``kernel``."""
-    seen = tmp_path / f"{name}.seen"
-    argv = [sys.executable, "-c", SPY, "{connection_file}", str(seen), *kernel]
+def write_recording_kernelspec(kernelspecs, tmp_path, name, *kernel, **spec):
+    """Write a kernelspec whose process records its startup file, then becomes ``kernel``.
+
+    Returns a reader of the record.
+    """
+    record = tmp_path / f"{name}.startup"
+    argv = [sys.executable, "-c", SPY, "{connection_file}", str(record), *kernel]
     kernelspecs(name, argv=argv, **spec)
-    return lambda: json.loads(seen.read_text())
+    return lambda: json.loads(record.read_text())
 
 
 IPYKERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
-PATIENT = Config(HandshakeProvisioner={"guess_timeout": 60})
+LONG_GUESS = Config(HandshakeProvisioner={"guess_timeout": 60})
 
 
 def run_in_new_kernel(name, code, **settings):
-    """Start, execute, shut down; return what the process's cell printed, and the manager."""
+    """Start, execute, shut down; return the text that the cell printed, and the manager."""
     manager = start_manager(name, **settings)
     client = connect_client(manager)
-    heard = []
-    client.execute_interactive(code, timeout=30, output_hook=heard.append)
+    messages = []
+    client.execute_interactive(code, timeout=30, output_hook=messages.append)
     stop_manager(manager, client)
-    return "".join(m["content"]["text"] for m in heard if m["msg_type"] == "stream"), manager
+    return "".join(m["content"]["text"] for m in messages if m["msg_type"] == "stream"), manager
 
 
-def test_unmodified_ipykernel_by_rewrite(kernelspecs, tmp_path):
-    """L7, trap 15 and trap 5: ports 0 in its connection file, and no `kernel_name` until it is
-    complete."""
-    seen = seen_by(
+def test_rewrite_starts_unmodified_ipykernel(kernelspecs, tmp_path):
+    """L7: the file has ports 0 and no `kernel_name`; ipykernel completes the ports."""
+    startup = write_recording_kernelspec(
         kernelspecs, tmp_path, "py", *IPYKERNEL, metadata=handshake_metadata(handshake="rewrite")
     )
     manager = start_manager("py")
-    given = seen()["keys"]
-    assert seen()["path"] == os.path.realpath(manager.connection_file)
-    assert [given[f"{channel}_port"] for channel in CHANNELS] == [0] * 5
-    assert "kernel_name" not in given
+    keys = startup()["keys"]
+    assert startup()["path"] == os.path.realpath(manager.connection_file)
+    assert [keys[f"{channel}_port"] for channel in CHANNELS] == [0] * 5
+    assert "kernel_name" not in keys
     with open(manager.connection_file) as file:
         written = json.load(file)
     assert written["kernel_name"] == "py"
@@ -92,12 +94,12 @@ def test_unmodified_ipykernel_by_rewrite(kernelspecs, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"transport": "ipc"}, {"transport_encryption": "required"}])
-def test_rewrite_otherwise(settings, kernelspecs, tmp_path):
-    """L7, L8: as far as ipykernel itself goes; ports are kept there, too."""
+def test_rewrite_with_ipc_and_with_curve(settings, kernelspecs, tmp_path):
+    """L7, L8: rewrite works with them as far as ipykernel does; a restart keeps the ports."""
     argv = [sys.executable, *IPYKERNEL]
     metadata = {**handshake_metadata(handshake="rewrite"), "supported_encryption": ["curve"]}
     kernelspecs("py", argv=argv, metadata=metadata)
-    if "transport" in settings:  # and a socket's path must be short
+    if "transport" in settings:  # the path of a socket must be short
         settings = {**settings, "ip": str(tmp_path / "k")}
     manager = start_manager("py", **{"ip": OWN_ADDRESS, **settings})
     client = connect_client(manager)
@@ -108,8 +110,8 @@ def test_rewrite_otherwise(settings, kernelspecs, tmp_path):
     stop_manager(manager, client)
 
 
-def test_rewrite_dies(kernelspecs):
-    """L4 for this way, too: at once, and with the cause."""
+def test_a_kernel_that_dies_before_its_rewrite(kernelspecs):
+    """L4: the launch fails immediately, with the cause."""
     argv = [sys.executable, "-c", "import sys; sys.exit('the cause')", "{connection_file}"]
     kernelspecs("dying", argv=argv, metadata=handshake_metadata(handshake="rewrite"))
     with pytest.raises(RuntimeError, match="exited with status 1 before it wrote") as caught:
@@ -117,76 +119,86 @@ def test_rewrite_dies(kernelspecs):
     assert "the cause" in str(caught.value)
 
 
-def test_python3_as_it_is_installed(said):
-    """L7, issue 4.6: one environment variable, and no port of ipykernel's is known too early."""
-    out, manager = run_in_new_kernel("python3", "print(6 * 7)", config=PATIENT)
+def test_the_installed_python3_is_started_by_rewrite(learned):
+    """L7: with one environment variable, no port of ipykernel is chosen beforehand."""
+    out, manager = run_in_new_kernel("python3", "print(6 * 7)", config=LONG_GUESS)
     assert out == "42\n"
     assert manager.provisioner.__class__.__name__ == "HandshakeProvisioner"
-    run_in_new_kernel("python3", "1", config=PATIENT)
-    assert all("start mode rewrite works" in line for line in said())
-    assert len(said()) <= 1, "said once in a process"
+    run_in_new_kernel("python3", "1", config=LONG_GUESS)
+    assert all("start mode rewrite works" in line for line in learned())
+    assert len(learned()) <= 1, "logged once in a process"
 
 
-def test_bash_kernel(kernelspecs, said):
-    """L7: a kernel of another author that uses ipykernel's app."""
+def test_bash_kernel_is_started_by_rewrite(kernelspecs, learned):
+    """L7: bash_kernel is by another author and uses ipykernel's app."""
     kernelspecs("bash", argv=["python", "-m", "bash_kernel", "-f", "{connection_file}"])
-    out, _ = run_in_new_kernel("bash", "echo $((6 * 7))", config=PATIENT)
+    out, _ = run_in_new_kernel("bash", "echo $((6 * 7))", config=LONG_GUESS)
     assert out == "42\n"
-    [line] = said()
+    [line] = learned()
     assert line == "bash: start mode rewrite works and is used from now on"
 
 
-def test_a_kernel_of_which_nothing_is_known(kernelspecs, tmp_path, said):
-    """L7: the classic way, without trying anything; `rewriters` can say otherwise."""
-    seen = seen_by(kernelspecs, tmp_path, "unknown", "-m", "echokernel", "-f", "{connection_file}")
-    manager = start_manager("unknown")
-    file = tmp_path / "unknown.seen"
-    poll_until(
-        lambda: file.exists() and file.read_text().endswith("}"), "its startup file is noted"
+def test_an_unknown_kernel_is_started_classic(kernelspecs, tmp_path, learned):
+    """L7: for a kernel without a known start mode, no other mode is tried first."""
+    startup = write_recording_kernelspec(
+        kernelspecs, tmp_path, "unknown", "-m", "echokernel", "-f", "{connection_file}"
     )
-    assert all(seen()["keys"][f"{channel}_port"] for channel in CHANNELS)
+    manager = start_manager("unknown")
+    file = tmp_path / "unknown.startup"
+    poll_until(
+        lambda: file.exists() and file.read_text().endswith("}"), "the startup file is recorded"
+    )
+    assert all(startup()["keys"][f"{channel}_port"] for channel in CHANNELS)
     client = connect_client(manager)
     assert echoes(client)
     stop_manager(manager, client)
-    assert said() == []
+    assert learned() == []
 
 
-def test_other_modules_can_be_known_to_rewrite(kernelspecs, tmp_path):
-    """L7 (ours): a setting of the application, `c.HandshakeProvisioner.rewriters`."""
-    seen = seen_by(kernelspecs, tmp_path, "known", "-m", "echokernel", "-f", "{connection_file}")
+def test_a_module_in_rewriters_is_started_by_rewrite(kernelspecs, tmp_path):
+    """L7 (ours): `c.HandshakeProvisioner.rewriters` is a setting of the application."""
+    startup = write_recording_kernelspec(
+        kernelspecs, tmp_path, "known", "-m", "echokernel", "-f", "{connection_file}"
+    )
     config = Config(HandshakeProvisioner={"rewriters": ["echokernel"]})
     manager = start_manager("known", config=config)
-    assert not any(seen()["keys"][f"{channel}_port"] for channel in CHANNELS)
+    assert not any(startup()["keys"][f"{channel}_port"] for channel in CHANNELS)
     client = connect_client(manager)
     assert echoes(client)
     stop_manager(manager, client)
 
 
-def test_the_number_alone_is_not_trusted(kernelspecs, tmp_path, said):
-    """L7: ipykernel that says 5.6 rewrites the registration file: then it is started by rewrite,
-    and from then on at once."""
-    seen = seen_by(kernelspecs, tmp_path, "liar", *IPYKERNEL, kernel_protocol_version="5.6")
-    out, manager = run_in_new_kernel("liar", "print(6 * 7)", config=PATIENT)
+def test_the_version_alone_is_not_trusted(kernelspecs, tmp_path, learned):
+    """L7: ipykernel that advertises 5.6 rewrites the registration file.
+
+    It is then started by rewrite. Further starts use rewrite immediately.
+    """
+    startup = write_recording_kernelspec(
+        kernelspecs, tmp_path, "overstated", *IPYKERNEL, kernel_protocol_version="5.6"
+    )
+    out, manager = run_in_new_kernel("overstated", "print(6 * 7)", config=LONG_GUESS)
     assert out == "42\n"
-    assert "registration_port" not in seen()["keys"]
-    [line] = said()
+    assert "registration_port" not in startup()["keys"]
+    [line] = learned()
     assert "does not support the handshake: it wrote its ports" in line
     assert "start mode rewrite works" in line
     assert manager.session.key.decode() not in line
-    run_in_new_kernel("liar", "1", config=PATIENT)
-    assert len(said()) == 1
+    run_in_new_kernel("overstated", "1", config=LONG_GUESS)
+    assert len(learned()) == 1
     assert manager.provisioner.process is None
 
 
 @pytest.mark.parametrize(
-    ("habits", "what"),
+    ("habits", "failure"),
     [
         (["at-registration-dies"], "exited with status 1 before it registered"),
         (["at-registration-waits"], "did not register its ports within 10 s"),
     ],
 )
-def test_a_number_that_promises_too_much(habits, what, kernelspecs, tmp_path, said):
-    """L7: dies or stays silent: the classic way, remembered; nothing of the first try is left."""
+def test_a_kernel_without_the_advertised_handshake_is_started_classic(
+    habits, failure, kernelspecs, tmp_path, learned
+):
+    """L7: classic is remembered, and the process of the first attempt ends."""
     name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", *habits, "hides-ports",
         config={"guess_timeout": 10 if "waits" in habits[0] else 60}, kernel_protocol_version="5.6",
@@ -196,20 +208,20 @@ def test_a_number_that_promises_too_much(habits, what, kernelspecs, tmp_path, sa
     assert "registration_port" in first["keys"]
     assert all(second["keys"][f"{channel}_port"] for channel in CHANNELS)
     wait_for_exit(first["pid"])
-    [line] = said()
+    [line] = learned()
     assert (
         f"{name}: start mode classic works and is used from now on;"
-        f" signed-frame failed: the kernel {what}"
+        f" signed-frame failed: the kernel {failure}"
     ) in line
     stop_manager(manager, now=True)
     again = start_manager(name)
     assert len(poll_until(lambda: len(notes()) > 2 and notes(), "the second start")) == 3
-    assert len(said()) == 1
+    assert len(learned()) == 1
     stop_manager(again, now=True)
 
 
-def test_a_kernel_that_dies_whichever_way(kernelspecs):
-    """L4, L7: the error names all that was tried, and nothing is remembered."""
+def test_a_kernel_that_dies_in_every_start_mode(kernelspecs):
+    """L4, L7: the error names each mode that was tried, and no mode is learned."""
     argv = [sys.executable, "-c", "import sys; sys.exit('the cause')", "{connection_file}"]
     kernelspecs("dying", argv=argv, kernel_protocol_version="5.6")
     for _ in range(2):
@@ -218,8 +230,8 @@ def test_a_kernel_that_dies_whichever_way(kernelspecs):
         assert "tried: dying with start mode signed-frame, then classic" in str(caught.value)
 
 
-def test_what_worked_once_is_no_guess_any_more(kernelspecs, tmp_path):
-    """L7: a kernel that has registered before is not tried in another way when it fails."""
+def test_a_start_mode_that_has_worked_is_not_replaced(kernelspecs, tmp_path):
+    """L7: after a successful handshake, a failed start is not tried in another mode."""
     switch = tmp_path / "die"
     name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", f"dies-if={switch}", config={},
@@ -233,17 +245,20 @@ def test_what_worked_once_is_no_guess_any_more(kernelspecs, tmp_path):
     assert len(notes()) == 1
 
 
-@pytest.mark.parametrize("way", ["signed-frame", "handshake-request"])
-def test_what_is_configured_is_never_replaced(way, kernelspecs):
-    """L7: and ipykernel, which cannot do it, is told from one that hangs, at once."""
+@pytest.mark.parametrize("start_mode", ["signed-frame", "handshake-request"])
+def test_a_configured_start_mode_is_never_replaced(start_mode, kernelspecs):
+    """L7: ipykernel cannot register; the launcher reports that before the deadline."""
     argv = [sys.executable, *IPYKERNEL]
-    kernelspecs("py", argv=argv, metadata=handshake_metadata(handshake=way))
+    kernelspecs("py", argv=argv, metadata=handshake_metadata(handshake=start_mode))
     with pytest.raises(RuntimeError, match=r"does not support the handshake.*`handshake: rewrite`"):
         start_manager("py")
 
 
-def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
-    """Trap 15: told to rewrite by a list that is wrong: bounded, then classic, remembered."""
+def test_a_wrong_entry_in_rewriters_is_bounded(kernelspecs, tmp_path, learned):
+    """L7: a kernel that does not write its ports is started again after `guess_timeout`.
+
+    The second start is classic, and this mode is remembered.
+    """
     code = "import sys\nfrom support.fake_kernel_process import main\nmain(*sys.argv[1:])"
     (tmp_path / "hider.py").write_text(code)
     notes = tmp_path / "notes"
@@ -257,13 +272,13 @@ def test_a_kernel_that_keeps_its_ports_to_itself(kernelspecs, tmp_path, said):
     first, second = (json.loads(line)["keys"] for line in notes.read_text().splitlines())
     assert first["shell_port"] == 0
     assert second["shell_port"] == manager.shell_port
-    [line] = said()
+    [line] = learned()
     assert "did not write its ports within 10 s" in line
     stop_manager(manager, now=True)
 
 
-def test_ports_that_a_user_pinned_are_taken(kernelspecs, tmp_path):
-    """Trap 2: stock jupyter_client forgets them unless `cache_ports` is off."""
+def test_a_port_that_the_user_sets_is_used(kernelspecs, tmp_path):
+    """L8: stock jupyter_client ignores such a port unless `cache_ports` is off."""
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", config={"handshake": "rewrite"})
     pinned = free_port()
     manager = start_manager(name, iopub_port=pinned)

@@ -1,4 +1,4 @@
-"""Whole programs of others on the installed kernelspec, and our command beside them."""
+"""Programs of other authors with the installed kernelspec, and ``echokernel install``."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def jupyter(*words):
 
 
 def kernels_of(child):
-    """Return the kernels of a console, as the system's list of processes has them."""
+    """Return the kernels of a console, from the operating system's table of processes."""
     return [
         process
         for process in psutil.Process(child.pid).children(recursive=True)
@@ -28,8 +28,8 @@ def kernels_of(child):
     ]
 
 
-def test_jupyter_console(console, runtime_dir):
-    """L1: the README's first command, on a terminal, started by a registration file."""
+def test_jupyter_console_starts_a_kernel_by_a_handshake(console, runtime_dir):
+    """L1: the README's first command, on a terminal, uses a registration file."""
     child = console("--kernel", "echo-handshake")
     child.expect("Echo: each cell is printed")
     child.expect(r"In \[.*1.*\]")
@@ -45,8 +45,8 @@ def test_jupyter_console(console, runtime_dir):
     assert not kernel.is_running()
 
 
-def test_two_consoles_on_one_kernel(console, start, runtime_dir):
-    """W2, H6: ``jupyter console --existing`` attaches; the second hears its first output, too."""
+def test_two_consoles_attach_to_one_kernel(console, start, runtime_dir):
+    """W2, H6: after ``jupyter console --existing``, each receives its first output."""
     process = start(None)
     name = f"kernel-{process.pid}.json"
     poll_until(lambda: (runtime_dir / name).exists(), "the kernel runs")
@@ -61,8 +61,8 @@ def test_two_consoles_on_one_kernel(console, start, runtime_dir):
     process.wait_for_end()
 
 
-def test_a_kernel_that_dies_in_a_console(console, kernelspecs):
-    """L4: the console says why at once, instead of waiting for ever."""
+def test_jupyter_console_reports_why_its_kernel_died(console, kernelspecs):
+    """L4: the console reports the cause immediately, instead of waiting forever."""
     argv = [sys.executable, "-c", "import sys; sys.exit('the cause')", "{connection_file}"]
     kernelspecs("dying", argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
     child = console("--kernel", "dying")
@@ -71,50 +71,52 @@ def test_a_kernel_that_dies_in_a_console(console, kernelspecs):
     child.expect(pexpect.EOF)
 
 
-def test_jupyter_execute(tmp_path):
-    """L1: nbclient."""
+def test_jupyter_execute_runs_every_cell(tmp_path):
+    """L1: nbclient receives the output of each cell."""
     path = tmp_path / "notebook.ipynb"
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "echo-handshake", "display_name": "Echo"}}
     )
     notebook.cells = [nbformat.v4.new_code_cell(f"cell {number}") for number in range(5)]
     nbformat.write(notebook, path)
-    done = jupyter("execute", "--inplace", str(path))
-    assert done.returncode == 0, done.stderr
-    said = [cell.outputs[0].text for cell in nbformat.read(path, 4).cells]
-    assert said == [f"cell {number}" for number in range(5)]
+    completed = jupyter("execute", "--inplace", str(path))
+    assert completed.returncode == 0, completed.stderr
+    texts = [cell.outputs[0].text for cell in nbformat.read(path, 4).cells]
+    assert texts == [f"cell {number}" for number in range(5)]
 
 
 def test_the_wheel_installs_the_kernelspec():
-    """K1: found by its name, with what it says and its logos."""
+    """K1: jupyter_client finds the kernelspec by name, with its advertised values and logos."""
     listed = json.loads(jupyter("kernelspec", "list", "--json").stdout)
-    found = listed["kernelspecs"]["echo-handshake"]
-    spec = found["spec"]
+    entry = listed["kernelspecs"]["echo-handshake"]
+    spec = entry["spec"]
     assert spec["argv"] == ["python", "-m", "echokernel", "-f", "{connection_file}"]
     assert spec["kernel_protocol_version"] == "5.6"
     assert spec["interrupt_mode"] == "signal"
     assert spec["metadata"]["supported_encryption"] == ["curve"]
     assert spec["metadata"]["kernel_provisioner"]["provisioner_name"] == "handshake-provisioner"
     logos = {"logo-32x32.png", "logo-64x64.png", "logo-svg.svg"}
-    assert logos < set(os.listdir(found["resource_dir"]))
+    assert logos < set(os.listdir(entry["resource_dir"]))
 
 
 @pytest.mark.parametrize("provisioner", [True, False])
-def test_echokernel_install(provisioner, tmp_path, monkeypatch):
-    """For a Jupyter in another environment: this environment's Python, and its options."""
+def test_echokernel_install_writes_a_kernelspec(provisioner, tmp_path, monkeypatch):
+    """The kernelspec names this environment's Python, for a Jupyter in another environment."""
     words = ["--prefix", str(tmp_path), "--name", "mine", "--display-name", "My echo"]
     if not provisioner:
         words.append("--no-provisioner")
-    done = run_program(ECHOKERNEL, "install", *words)
-    assert done.returncode == 0, done.stderr
+    completed = run_program(ECHOKERNEL, "install", *words)
+    assert completed.returncode == 0, completed.stderr
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
     spec = KernelSpecManager().get_kernel_spec("mine")
     assert os.path.samefile(spec.argv[0], sys.executable)
-    assert os.path.dirname(spec.argv[0]) == BIN, "this environment's, not the one it was made from"
+    assert os.path.dirname(spec.argv[0]) == BIN, (
+        "this environment's Python, not its base installation's"
+    )
     assert spec.display_name == "My echo"
     assert ("kernel_provisioner" in spec.metadata) is provisioner
-    client_heard = run_python("-c", STARTS_MINE)
-    assert client_heard.stdout == "hello", client_heard.stderr
+    printed = run_python("-c", STARTS_MINE)
+    assert printed.stdout == "hello", printed.stderr
 
 
 STARTS_MINE = """
@@ -124,9 +126,9 @@ with run_kernel(kernel_name="mine") as client:
 """
 
 
-def test_echokernel_install_where_nobody_can_write(tmp_path):
+def test_echokernel_install_reports_an_unwritable_prefix(tmp_path):
     (tmp_path / "a file").write_text("")
-    done = run_program(ECHOKERNEL, "install", "--prefix", str(tmp_path / "a file"))
-    assert done.returncode == 1
-    assert done.stderr.startswith("echokernel install: ")
-    assert done.stderr.count("\n") == 1
+    completed = run_program(ECHOKERNEL, "install", "--prefix", str(tmp_path / "a file"))
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("echokernel install: ")
+    assert completed.stderr.count("\n") == 1

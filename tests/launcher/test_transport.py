@@ -1,4 +1,4 @@
-"""Encryption, ipc, other addresses and ranges of ports, from the launcher to the kernel (L8)."""
+"""Encryption, ipc, other addresses and port ranges, from the launcher to the kernel (L8)."""
 
 import json
 import socket
@@ -24,34 +24,34 @@ from support.waits import read_when_written
 
 @pytest.fixture
 def spied(kernelspecs, tmp_path):
-    """Make an echo kernelspec with these settings; its process notes its startup file."""
+    """Write an echo kernelspec with these settings; its process records its startup file."""
 
-    def make(*, encryption=("curve",), **config):
-        seen = tmp_path / "seen.json"
+    def write(*, encryption=("curve",), **config):
+        record = tmp_path / "startup.json"
         kernelspecs(
             "spied",
-            argv=[sys.executable, "-c", SPY, "{connection_file}", str(seen), "-m", "echokernel",
+            argv=[sys.executable, "-c", SPY, "{connection_file}", str(record), "-m", "echokernel",
                   "-f", "{connection_file}"],
             metadata={**handshake_metadata(**{"handshake": "signed-frame", **config}),
                       "supported_encryption": list(encryption)},
         )  # fmt: skip
-        return lambda: json.loads(seen.read_text())["keys"]
+        return lambda: json.loads(record.read_text())["keys"]
 
-    return make
+    return write
 
 
 @pytest.mark.parametrize(
-    ("policy", "encryption", "encrypts"),
+    ("policy", "encryption", "encrypted"),
     [("disabled", ["curve"], False), ("auto", ["curve"], True), ("auto", [], False),
      ("required", ["curve"], True)],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["signed-frame", "handshake-request"])
-def test_encryption(form, policy, encryption, encrypts, spied):
-    """L8, F6: keys in the registration file where they should be; a restart keeps them."""
-    seen = spied(encryption=encryption, handshake=form)
+def test_policy_and_kernelspec_decide_about_encryption(form, policy, encryption, encrypted, spied):
+    """L8, F6: the registration file has CURVE keys where both allow it; a restart keeps them."""
+    startup_keys = spied(encryption=encryption, handshake=form)
     manager = start_manager("spied", transport_encryption=policy)
     client = connect_client(manager)
-    assert ("curve_publickey" in seen()) is encrypts
+    assert ("curve_publickey" in startup_keys()) is encrypted
     public = manager.curve_publickey
     manager.restart_kernel(now=True)
     client.wait_for_ready(timeout=60)
@@ -61,7 +61,7 @@ def test_encryption(form, policy, encryption, encrypts, spied):
 
 
 def test_the_registration_socket_is_encrypted(kernelspecs, tmp_path):
-    """L8 (ours): a kernel that does not use the key in its file is not heard."""
+    """L8, F6 (ours): a registration without the keys of the file does not arrive."""
     name, notes = fake_kernelspec(
         kernelspecs, tmp_path / "notes", config={"handshake": "signed-frame", "launch_timeout": 10}
     )
@@ -74,11 +74,11 @@ def test_the_registration_socket_is_encrypted(kernelspecs, tmp_path):
     assert "curve_publickey" in notes()[0]["keys"]
 
 
-@pytest.mark.parametrize("case", ["another key", "no key", "a key too many"])
-def test_a_wrong_curve_key(case, signed_frame_launcher, context, start):
-    """Issue 4.5: fails at once, with a line that says so, and not as one that nobody answered."""
+@pytest.mark.parametrize("case", ["another key", "no key", "an extra key"])
+def test_wrong_curve_keys_end_the_kernel_immediately(case, signed_frame_launcher, context, start):
+    """F6, H4 (ours): the kernel reports the cause before its deadline."""
     launcher, (public, secret) = signed_frame_launcher, zmq.curve_keypair()
-    if case != "a key too many":
+    if case != "an extra key":
         launcher.socket.close()
         launcher.socket = context.socket(zmq.ROUTER)
         launcher.socket.curve_server = True
@@ -93,12 +93,12 @@ def test_a_wrong_curve_key(case, signed_frame_launcher, context, start):
 
 
 def other_address():
-    """Return another address of this host than 127.0.0.1; all of 127/8 is its own on Linux."""
+    """Return a second loopback address of this host; on Linux, all of 127/8 is local."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.2", 0))
         except OSError:
-            pytest.skip("this system has one loopback address")
+            pytest.skip("this operating system has only one loopback address")
     return "127.0.0.2"
 
 
@@ -107,50 +107,50 @@ def listening_at(manager):
     return {c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"}
 
 
-def test_another_address(spied):
-    """L8: the manager's `ip`, for the kernel, its registration and its clients."""
+def test_the_managers_ip_is_bound(spied):
+    """L8: the kernel, its registration and its clients use the manager's `ip`."""
     if not (addresses := public_ips()):
         pytest.skip("this host has no address but loopback")
-    seen = spied()
+    startup_keys = spied()
     manager = start_manager("spied", ip=addresses[0])
     assert listening_at(manager) == {addresses[0]}
-    assert seen()["registration_ip"] == addresses[0]
+    assert startup_keys()["registration_ip"] == addresses[0]
     client = connect_client(manager)
     assert echoes(client)
     stop_manager(manager, client)
 
 
-@pytest.mark.parametrize("way", ["signed-frame", "rewrite"])
-def test_bind_all_and_advertise_another(way, spied):
-    """L8, USERS 15: the kernel binds `bind_ip`, clients are told the manager's `ip`."""
-    seen = spied(handshake=way, bind_ip="0.0.0.0")
+@pytest.mark.parametrize("start_mode", ["signed-frame", "rewrite"])
+def test_clients_use_the_managers_ip_if_the_kernel_binds_all(start_mode, spied):
+    """L8: the kernel binds `bind_ip`, and the connection file names the manager's `ip`."""
+    startup_keys = spied(handshake=start_mode, bind_ip="0.0.0.0")
     manager = start_manager("spied", ip=other_address())
     assert listening_at(manager) == {"0.0.0.0"}
-    assert seen().get("registration_ip", "127.0.0.1") == "127.0.0.1"
+    assert startup_keys().get("registration_ip", "127.0.0.1") == "127.0.0.1"
     for _ in range(2):
         with open(manager.connection_file) as file:
             assert json.load(file)["ip"] == "127.0.0.2"
         client = connect_client(manager)
         assert echoes(client)
         client.stop_channels()
-        manager.restart_kernel()  # and the kernel's own file says the same as the manager's
+        manager.restart_kernel()  # the kernel's own file also names the manager's `ip`
     stop_manager(manager)
 
 
-def test_an_address_of_its_own_for_the_registration(spied):
-    """L8, USERS 15: where the kernel reaches the launcher by another way than its clients do."""
-    seen = spied(registration_ip=other_address())
+def test_the_registration_can_have_another_address(spied):
+    """L8: `registration_ip` is the address at which the kernel reaches the launcher."""
+    startup_keys = spied(registration_ip=other_address())
     manager = start_manager("spied")
-    assert (seen()["registration_ip"], seen()["ip"]) == ("127.0.0.2", "127.0.0.1")
+    assert (startup_keys()["registration_ip"], startup_keys()["ip"]) == ("127.0.0.2", "127.0.0.1")
     stop_manager(manager, connect_client(manager))
 
 
-def test_a_range_of_ports(spied):
-    """L8, USERS 15: what a firewall lets through; a restart keeps to it, too."""
+def test_a_kernel_binds_only_ports_of_the_range(spied):
+    """L8: `port_range` holds at the start, and a restart keeps the ports."""
     low = free_range(12)
-    seen = spied(port_range=f"{low}-{low + 11}")
+    startup_keys = spied(port_range=f"{low}-{low + 11}")
     manager = start_manager("spied")
-    assert seen()["port_range"] == f"{low}-{low + 11}"
+    assert startup_keys()["port_range"] == f"{low}-{low + 11}"
     ports = manager.ports
     assert all(low <= port <= low + 11 for port in ports)
     client = connect_client(manager)
@@ -172,16 +172,16 @@ def test_a_range_of_ports(spied):
         ({"registration_ip": "192.0.2.1"}, "cannot prepare the launch"),
     ],
 )
-def test_settings_that_cannot_be_met(settings, problem, spied, tmp_path):
-    """One sentence, and nothing was started."""
+def test_impossible_settings_fail_before_the_start(settings, problem, spied, tmp_path):
+    """L8: the error is one sentence, and no process is started."""
     spied(**settings)
     with pytest.raises(RuntimeError, match=problem):
         start_manager("spied")
-    assert not (tmp_path / "seen.json").exists()
+    assert not (tmp_path / "startup.json").exists()
 
 
-def test_a_kernel_that_does_not_know_the_range(kernelspecs, tmp_path):
-    """L8: the key is ours; a foreign kernel that takes other ports is not let through."""
+def test_a_kernel_that_ignores_the_range_is_refused(kernelspecs, tmp_path):
+    """L8 (ours): a kernel of another author does not know the key `port_range`."""
     low = free_range(5)
     config = {"handshake": "signed-frame", "port_range": f"{low}-{low + 4}"}
     name, _ = fake_kernelspec(kernelspecs, tmp_path / "notes", config=config)
@@ -190,17 +190,17 @@ def test_a_kernel_that_does_not_know_the_range(kernelspecs, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["1", "", 5, "5-4", "0-9", "1-65536", "a-b", "\u0661-9"])
-def test_a_range_in_the_file_that_is_none(value, signed_frame_launcher, start):
-    """F3 for the key that is ours."""
+def test_an_invalid_range_in_the_file_is_reported(value, signed_frame_launcher, start):
+    """F3: the kernel checks `port_range` (ours) like every other key."""
     path = signed_frame_launcher.write_file(port_range=value)
     ends_with_one_line(start(path), 2, str(path), "port_range")
 
 
-def test_the_kernel_advertises_what_the_file_says(signed_frame_launcher, start, tmp_path):
-    """USERS 15 (ours): its own connection file names where clients reach it, not what it binds."""
-    named = tmp_path / "own.json"
-    keys = {"ip": "0.0.0.0", "advertised_ip": "192.0.2.1", "connection_file": str(named)}
+def test_the_kernel_writes_the_advertised_address(signed_frame_launcher, start, tmp_path):
+    """H6 (ours): the kernel's connection file names `advertised_ip`, not the bound address."""
+    connection_file = tmp_path / "own.json"
+    keys = {"ip": "0.0.0.0", "advertised_ip": "192.0.2.1", "connection_file": str(connection_file)}
     start(signed_frame_launcher.write_file(**keys))
     signed_frame_launcher.receive_registration()
     signed_frame_launcher.send_receipt()
-    assert json.loads(read_when_written(named))["ip"] == "192.0.2.1"
+    assert json.loads(read_when_written(connection_file))["ip"] == "192.0.2.1"

@@ -1,4 +1,4 @@
-"""xeus-python, a C++ kernel that nobody here wrote, started by our provisioner (L1, L2)."""
+"""xeus-python, a C++ kernel of other authors, started by echokernel's provisioner (L1, L2)."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def xeus(kernelspecs):
 
 
 def test_xeus_python_registers_executes_and_shuts_down(xeus):
-    """The proof that the launcher's side of the signed frame is right."""
+    """L2: a kernel of other authors accepts the launcher's end of the signed frame."""
     manager, client = start_new_kernel(kernel_name=xeus)
     process = psutil.Process(manager.provisioner.pid)
     startup_file = process.cmdline()[process.cmdline().index("-f") + 1]
@@ -31,11 +31,11 @@ def test_xeus_python_registers_executes_and_shuts_down(xeus):
     assert {written[f"{name}_port"] for name in ("shell", "iopub", "stdin", "control", "hb")} <= (
         listening
     )
-    heard = []
-    reply = client.execute_interactive("print(6 * 7)", timeout=20, output_hook=heard.append)
+    messages = []
+    reply = client.execute_interactive("print(6 * 7)", timeout=20, output_hook=messages.append)
     assert reply["content"]["status"] == "ok"
-    said = [m["content"]["text"] for m in heard if m["msg_type"] == "stream"]
-    assert "".join(said) == "42\n"
+    texts = [m["content"]["text"] for m in messages if m["msg_type"] == "stream"]
+    assert "".join(texts) == "42\n"
 
     manager.restart_kernel(now=True)
     client.stop_channels()
@@ -50,8 +50,8 @@ def test_xeus_python_registers_executes_and_shuts_down(xeus):
     manager.context.destroy(linger=0)
 
 
-def test_a_connection_file_that_cannot_be_written(xeus, tmp_path):
-    """L4, L5: a kernel that nobody could be told of is stopped, and the launch says why."""
+def test_a_kernel_whose_connection_file_cannot_be_written_is_stopped(xeus, tmp_path):
+    """L4, L5: no client could find this kernel; the launch raises the reason."""
     (tmp_path / "a file").write_text("")
     named = str(tmp_path / "a file" / "kernel.json")
     manager = KernelManager(kernel_name=xeus, connection_file=named)

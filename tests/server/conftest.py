@@ -1,4 +1,4 @@
-"""Fixtures: kernels and frontends of the test module's server."""
+"""Fixtures: kernels of the test module's server, and frontends connected to them."""
 
 import pytest
 from support.servers import Websocket
@@ -9,20 +9,20 @@ def kernel(server):
     """Start a kernel by REST: ``kernel(name)`` returns its id."""
     started = []
 
-    def start(name="echo-handshake"):
+    def start_kernel(name="echo-handshake"):
         started.append(server.start_kernel(name))
         return started[-1]
 
-    yield start
+    yield start_kernel
     for kernel_id in started:
         server.rest("DELETE", f"api/kernels/{kernel_id}")
         assert server.processes(kernel_id) == []
-        server.forget_files(kernel_id)
+        server.remove_files(kernel_id)
 
 
 @pytest.fixture
 def connect(server):
-    """Connect a frontend: ``connect(kernel_id)``; with the session of an earlier one: a reload."""
+    """Connect a frontend: ``connect(kernel_id)``. A reload passes the earlier session."""
     opened = []
 
     def open_websocket(kernel_id, session=None):

@@ -1,7 +1,7 @@
 """JupyterLab in a real Chromium on kernels that were started by a handshake.
 
-A person's clicks start everything; what came of it is read from JupyterLab's own model of the
-notebook, which is what it would save: a cell that is out of view has no text on the page.
+Clicks start every action. Results are read from JupyterLab's model of the notebook, which it would
+save: a cell outside the view has no text on the page.
 """
 
 import json
@@ -25,7 +25,7 @@ NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
-    """JupyterLab; a test's parameter is for its command line."""
+    """JupyterLab; a test's parameter adds arguments to its command line."""
     folder = tmp_path_factory.mktemp("lab")
     words = [*LAB, *getattr(request, "param", [])]
     settings = folder / "settings" / NO_NEWS
@@ -47,9 +47,9 @@ def driver(tmp_path_factory):
 
 @pytest.fixture
 def lab(driver, server, request):
-    used = Lab(driver, server)
-    yield used
-    used.end(request.node.name)
+    tab = Lab(driver, server)
+    yield tab
+    tab.end(request.node.name)
 
 
 HELPERS = """
@@ -70,18 +70,18 @@ jupyterapp.commands.commandExecuted.connect((_, {id, result}) => {
 
 
 class Lab(Page):
-    """A browser on JupyterLab; the notebook in front."""
+    """A browser on JupyterLab, with a notebook in front."""
 
-    SEEN = "[document.body.innerText, window.cells?.(), window.connection?.()]"
+    SHOWN = "[document.body.innerText, window.cells?.(), window.connection?.()]"
 
     def __init__(self, driver, server):
         super().__init__(driver)
         self.server = server
 
-    # --- what a person does ----------------------------------------------------------------------
+    # --- actions of a user -----------------------------------------------------------------------
 
     def open(self, notebook):
-        """Open a notebook by its address, as from a bookmark; nothing else is open then."""
+        """Open a notebook by its address, as from a bookmark; no other document is open then."""
         self.show(notebook)
         self.await_page()
         self.await_kernel()
@@ -90,7 +90,7 @@ class Lab(Page):
         self.driver.get(f"{self.server.url}lab/tree/{notebook}?reset&token={TOKEN}")
 
     def open_tab(self, notebook):
-        """Open it in another tab of the browser, which comes to the front."""
+        """Open a notebook in a new browser tab, which becomes the front tab."""
         self.driver.switch_to.new_window("tab")
         self.open(notebook)
 
@@ -110,13 +110,13 @@ class Lab(Page):
         self.driver.find_element(By.CSS_SELECTOR, selector).click()
 
     def answer_dialog(self, *words):
-        """Read the dialog, click its button in colour, wait until it is gone."""
-        # Its button is there before its text.
+        """Wait for a dialog with these words, click its default button, wait until it closes."""
+        # The button appears before the text.
         find = "(window.dialog = document.querySelector('.jp-Dialog'))?.innerText"
-        said = f"{json.dumps(words)}.every(word => dialog.innerText.includes(word))"
-        self.wait_for(f"{find} && {said}", f"a dialog that says {words}")
+        contains_words = f"{json.dumps(words)}.every(word => dialog.innerText.includes(word))"
+        self.wait_for(f"{find} && {contains_words}", f"a dialog with {words}")
         self.driver.find_element(By.CSS_SELECTOR, ".jp-Dialog .jp-mod-accept").click()
-        self.wait_for("!dialog.isConnected", "the dialog is gone")
+        self.wait_for("!dialog.isConnected", "the dialog closes")
 
     def await_end(self, command, timeout=DEADLINE):
         ended = self.wait_for(f"ended['{command}']", f"{command} ends", timeout)
@@ -126,7 +126,7 @@ class Lab(Page):
         self.js("jupyterapp.commands.execute('notebook:run-all-cells')")
 
     def run_all(self):
-        """Use the menu's command; JupyterLab itself says when everything has been run."""
+        """Use the menu's command; it ends when JupyterLab has run all cells."""
         self.start_all()
         self.await_end("notebook:run-all-cells")
 
@@ -137,17 +137,17 @@ class Lab(Page):
         self.await_end("notebook:restart-run-all")
 
     def write(self, sources):
-        """Replace what the cells say."""
+        """Replace the sources of the cells."""
         self.js(
             "arguments[0].forEach((source, i) =>"
             " panel().content.model.cells.get(i).sharedModel.setSource(source))",
             sources,
         )
 
-    # --- what a person sees ----------------------------------------------------------------------
+    # --- results ---------------------------------------------------------------------------------
 
     def cells(self):
-        """Return (execution count, outputs) of the code cells; an output is a text or an error."""
+        """Return (execution count, outputs) of the code cells: texts, or names of errors."""
         return [
             (cell["execution_count"], [o.get("text", o.get("ename")) for o in cell["outputs"]])
             for cell in self.js("return cells()")
@@ -174,65 +174,65 @@ class Lab(Page):
 def notebook(server, request):
     """Write a notebook: ``notebook(kernel, *sources)`` returns its name."""
 
-    def make(kernel, *sources, title=None):
+    def write(kernel, *sources, title=None):
         name = f"{request.node.name}.ipynb"
         spec = {"name": kernel, "display_name": kernel}
-        made = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
+        document = nbformat.v4.new_notebook(metadata={"kernelspec": spec})
         if title:
-            made.cells.append(nbformat.v4.new_markdown_cell(title))
-        made.cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        nbformat.write(made, server.root / name)
+            document.cells.append(nbformat.v4.new_markdown_cell(title))
+        document.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+        nbformat.write(document, server.root / name)
         return name
 
-    return make
+    return write
 
 
 def numbered(texts):
     return [(number, [text]) for number, text in enumerate(texts, 1)]
 
 
-def test_run_all(lab, notebook):
-    """L1: JupyterLab opens a notebook; its kernel was started by a registration file.
+def test_run_all_shows_every_output(lab, notebook):
+    """L1: JupyterLab opens a notebook and starts its kernel with a registration file.
 
-    The README's picture is this test's: ``docs/jupyterlab.png``.
+    This test takes the README's picture, ``docs/jupyterlab.png``.
     """
     title = "# A kernel that echoes"
-    said = ["hello from JupyterLab", "my ports are my own choice", "no output of mine is missed"]
-    lab.open(notebook("echo-handshake", *said, title=title))
+    texts = ["hello from JupyterLab", "my ports are my own choice", "no output of mine is missed"]
+    lab.open(notebook("echo-handshake", *texts, title=title))
     assert os.path.basename(lab.process().cmdline()[-1]).startswith("registration-")
     lab.run_all()
-    assert lab.cells() == numbered(said)
-    poll_until(lambda: lab.texts() == said, "they are on the page as well")
+    assert lab.cells() == numbered(texts)
+    poll_until(lambda: lab.texts() == texts, "the page shows the outputs")
     assert lab.status() == "idle"
 
 
-def test_restart_and_run_all(lab, notebook):
-    """L6, W6: twenty times; no output is missing when JupyterLab says that all cells have run."""
+def test_restart_and_run_all_loses_no_output(lab, notebook):
+    """L6, W6: in twenty runs, no output is missing when JupyterLab has run all cells."""
     lab.open(notebook("echo-handshake", *["once"] * 10))
     seen = {lab.process()}
     for turn in range(20):
-        said = [f"run {turn}, cell {number}" for number in range(10)]
-        lab.write(said)
+        texts = [f"run {turn}, cell {number}" for number in range(10)]
+        lab.write(texts)
         lab.restart_and_run_all()
-        assert lab.cells() == numbered(said)
+        assert lab.cells() == numbered(texts)
         assert lab.process() not in seen
         seen.add(lab.process())
 
 
-def test_restart_and_run_all_while_a_port_is_stolen(lab, notebook, server):
-    """L6: the page follows its kernel to the new port."""
+def test_restart_and_run_all_follows_a_stolen_port(lab, notebook, server):
+    """L6: the browser tab connects to the new port."""
     lab.open(notebook(server.scripted("robbed", THIEF, NO_GATE), *["say one"] * 3))
     for turn in range(2):
-        said = [f"run {turn}, cell {number}" for number in range(3)]
-        lab.write([f"say {text}" for text in said])
+        texts = [f"run {turn}, cell {number}" for number in range(3)]
+        lab.write([f"say {text}" for text in texts])
         port = lab.shell_port()
         lab.restart_and_run_all()
-        assert lab.cells() == numbered([f"{text}\n" for text in said])
+        assert lab.cells() == numbered([f"{text}\n" for text in texts])
         assert lab.shell_port() != port
 
 
-def test_refresh_while_a_cell_runs(lab, notebook):
-    """W2: the page that comes back sees what the kernel does, and hears its next outputs."""
+def test_a_refreshed_tab_receives_further_outputs(lab, notebook):
+    """W2: after a refresh, the tab shows the kernel's state and receives its outputs."""
     name = notebook("scripted", "say before", "sleep 60")
     lab.open(name)
     lab.start_all()
@@ -244,7 +244,7 @@ def test_refresh_while_a_cell_runs(lab, notebook):
     lab.await_page()
     lab.await_kernel()
     lab.click("notebook:interrupt-kernel")
-    # Not earlier: until a cell ends, JupyterLab does not say that another page has started it.
+    # No earlier state can be checked: JupyterLab does not show a running cell of another tab.
     lab.wait_for("kernel().status === 'idle'", "the cell has ended")
     assert lab.process() == process
     assert lab.cells() == [(1, ["before\n"]), (None, ["asleep\n"])]
@@ -253,8 +253,8 @@ def test_refresh_while_a_cell_runs(lab, notebook):
     assert lab.cells() == [(3, ["again\n"]), (4, ["and again\n"])]
 
 
-def test_interrupt(lab, notebook):
-    """The toolbar's square button."""
+def test_the_interrupt_button(lab, notebook):
+    """The toolbar's interrupt button ends the cell, and the kernel runs further cells."""
     lab.open(notebook("scripted", "say one", "sleep 60", "say never"))
     lab.start_all()
     lab.wait_for("JSON.stringify(cells()).includes('asleep\\\\n')", "asleep")
@@ -266,8 +266,8 @@ def test_interrupt(lab, notebook):
     assert lab.cells() == [(3, ["one\n"]), (4, ["two\n"]), (5, ["three\n"])]
 
 
-def test_a_cell_that_crashes_its_kernel(lab, notebook):
-    """L6: JupyterLab says that the kernel died; the next one is connected."""
+def test_a_crashed_kernel_is_replaced(lab, notebook):
+    """L6: JupyterLab reports that the kernel died, and the next kernel is connected."""
     lab.open(notebook("scripted", "say hello", "crash"))
     old = lab.process()
     lab.start_all()
@@ -278,29 +278,31 @@ def test_a_cell_that_crashes_its_kernel(lab, notebook):
     assert lab.process() != old
 
 
-def test_a_kernel_that_dies_at_its_start(lab, notebook, server):
-    """L4: the dialog shows the cause."""
+def test_a_dialog_reports_why_a_kernel_died_at_its_start(lab, notebook, server):
+    """L4: JupyterLab's dialog contains the cause."""
     lab.show(notebook(server.dying(), "never"))
     lab.answer_dialog(*CAUSE)
 
 
-# --- with our websocket connection and kernel manager --------------------------------------------
+# --- with echokernel's websocket connection and kernel manager -----------------------------------
 
 
-with_ours = pytest.mark.parametrize("server", [WELCOMING], ids=["welcoming"], indirect=True)
+with_welcoming_server = pytest.mark.parametrize(
+    "server", [WELCOMING], ids=["welcoming"], indirect=True
+)
 
 
-@with_ours
-def test_restart_and_run_all_with_websockets_that_wait(lab, notebook):
-    """S2, W6: the same."""
-    test_restart_and_run_all(lab, notebook)
+@with_welcoming_server
+def test_restart_and_run_all_loses_no_output_if_websockets_wait(lab, notebook):
+    """S2, W6: websockets that wait for the welcome lose no output, either."""
+    test_restart_and_run_all_loses_no_output(lab, notebook)
 
 
-@with_ours
-def test_two_tabs(lab, notebook):
-    """W2, L6: both have their outputs; a restart by the one leaves the other connected."""
-    said = ["one", "two", "three"]
-    name = notebook("echo-handshake", *said)
+@with_welcoming_server
+def test_two_tabs_stay_connected(lab, notebook):
+    """W2, L6: each tab has its outputs; a restart in one tab leaves the other connected."""
+    texts = ["one", "two", "three"]
+    name = notebook("echo-handshake", *texts)
     lab.open(name)
     lab.run_all()
     process = lab.process()
@@ -312,7 +314,7 @@ def test_two_tabs(lab, notebook):
     lab.js(COUNT_WELCOMES)
     lab.driver.switch_to.window(first)
     lab.restart_and_run_all()
-    assert lab.cells() == numbered(said)
+    assert lab.cells() == numbered(texts)
     lab.driver.switch_to.window(second)
     lab.wait_for("welcomes", "this tab is subscribed again")
     lab.run_all()

@@ -1,4 +1,4 @@
-"""jupyter_server with our websocket connection and kernel manager, set by its configuration."""
+"""jupyter_server with echokernel's websocket connection and kernel manager, by configuration."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def server(tmp_path_factory):
         tmp_path_factory.mktemp("server"),
         "jupyter_server",
         "--log-level=DEBUG",
-        # Nobody is late on a slow machine.
+        # Long enough for a slow machine.
         "--WelcomeWebsocketConnection.welcome_timeout=10",
         "--WelcomeWebsocketConnection.resume_timeout=60",
         *WELCOMING,
@@ -38,29 +38,29 @@ def server(tmp_path_factory):
         metadata=handshake_metadata(),
         kernel_protocol_version="5.6",
     )
-    # It promises a welcome (5.6 in its reply) and sends it without the topic.
+    # xeus advertises a welcome (5.6 in its reply) and sends it without the topic.
     started.kernelspec("xeus", argv=RAW_XEUS)
     yield started
     started.stop()
 
 
 def outputs(frontend, count=CELLS):
-    """Send all cells at once; return what each had between its busy and its idle."""
-    wanted = [frontend.execute(f"say cell {number}") for number in range(count)]
-    published = {msg_id: [] for msg_id in wanted}
+    """Send all cells without waiting; return the messages of each between its busy and its idle."""
+    msg_ids = [frontend.execute(f"say cell {number}") for number in range(count)]
+    published = {msg_id: [] for msg_id in msg_ids}
 
     def complete(message):
         parent = message["parent_header"].get("msg_id")
         if parent in published and message["channel"] == "iopub":
             published[parent].append((message["msg_type"], message["content"]))
-        return published[wanted[-1]][-1:] == [IDLE]
+        return published[msg_ids[-1]][-1:] == [IDLE]
 
     frontend.receive_until(complete)
-    return [[what for what, _ in published[msg_id]] for msg_id in wanted]
+    return [[kind for kind, _ in published[msg_id]] for msg_id in msg_ids]
 
 
-def hear_idle_of(frontend, msg_id):
-    """Return what comes until the end of a request, whoever sent it."""
+def receive_until_idle(frontend, msg_id):
+    """Return the messages up to the end of a request, of any client."""
     return frontend.receive_until(
         lambda message: (
             # xeus's welcome has a parent header that is null.
@@ -73,8 +73,8 @@ def hear_idle_of(frontend, msg_id):
 COMPLETE = ["status", "execute_input", "stream", "status"]
 
 
-def test_it_is_configured(server, kernel, connect):
-    """S3: by configuration alone; the frontend has its first cell whole."""
+def test_configuration_is_sufficient(server, kernel, connect):
+    """S3: the server uses the welcome connection, and the first cell is complete."""
     kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     assert outputs(frontend) == [COMPLETE] * CELLS
@@ -83,8 +83,8 @@ def test_it_is_configured(server, kernel, connect):
 
 
 @pytest.mark.timeout(300)
-def test_restart_and_run_all(server, kernel, connect):
-    """S2, L6: as JupyterLab does it: restart by REST, connect again, send all cells at once."""
+def test_cells_right_after_a_restart_are_complete(server, kernel, connect):
+    """S2, L6: restart by REST, connect again and send all cells, as JupyterLab does."""
     kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     for _ in range(RESTARTS):
@@ -95,156 +95,164 @@ def test_restart_and_run_all(server, kernel, connect):
         assert outputs(frontend) == [COMPLETE] * CELLS
 
 
-def test_a_page_that_comes_back_while_its_cell_runs(server, kernel, connect):
-    """W6: with another tab open; it gets the reply to what it had sent."""
+def test_a_tab_that_reconnects_during_its_cell_receives_the_reply(server, kernel, connect):
+    """S3: the server keeps the tab's sockets, also while another tab is open."""
     kernel_id = kernel("scripted")
-    page, another = connect(kernel_id), connect(kernel_id)
-    another.comms()  # answered: it is subscribed
-    msg_id = page.execute("sleep 60")
-    another.hear_output(msg_id)
-    page.close()
-    page = connect(kernel_id, page.session)
+    tab, another = connect(kernel_id), connect(kernel_id)
+    another.comms()  # the reply proves its subscription
+    msg_id = tab.execute("sleep 60")
+    another.receive_output(msg_id)
+    tab.close()
+    tab = connect(kernel_id, tab.session)
     assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
-    [*_, reply] = page.receive_until(lambda message: message["channel"] == "shell")
+    [*_, reply] = tab.receive_until(lambda message: message["channel"] == "shell")
     assert reply["parent_header"]["msg_id"] == msg_id
     assert reply["content"]["ename"] == "KeyboardInterrupt"
 
 
-def test_a_page_that_comes_back_after_its_cell_has_run(server, kernel, connect):
-    """W6: with another tab open; the reply has come for it while it was away."""
+def test_a_tab_that_reconnects_after_its_cell_receives_the_reply(server, kernel, connect):
+    """S3: a reply that arrives while the tab is disconnected is kept."""
     kernel_id = kernel("scripted")
-    page, another = connect(kernel_id), connect(kernel_id)
-    another.comms()  # answered: it is subscribed
-    msg_id = page.execute("sleep 60")
-    another.hear_output(msg_id)
-    page.close()
+    tab, another = connect(kernel_id), connect(kernel_id)
+    another.comms()  # the reply proves its subscription
+    msg_id = tab.execute("sleep 60")
+    another.receive_output(msg_id)
+    tab.close()
     poll_until(
-        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 1, "the page is gone"
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 1,
+        "the tab is disconnected",
     )
     assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
-    hear_idle_of(another, msg_id)
-    page = connect(kernel_id, page.session)
-    [*_, reply] = page.receive_until(lambda message: message["channel"] == "shell")
+    receive_until_idle(another, msg_id)
+    tab = connect(kernel_id, tab.session)
+    [*_, reply] = tab.receive_until(lambda message: message["channel"] == "shell")
     assert reply["parent_header"]["msg_id"] == msg_id
-    assert outputs(page, 1) == [COMPLETE]
+    assert outputs(tab, 1) == [COMPLETE]
 
 
-def test_a_page_whose_connection_was_lost_unnoticed(server, kernel, connect):
-    """W6: the server closes the old one when the page comes again; the page keeps its sockets."""
+def test_a_tab_reconnects_before_the_server_sees_its_disconnection(server, kernel, connect):
+    """S3: the server closes the old connection, and the tab keeps its sockets."""
     kernel_id = kernel("scripted")
-    page, another = connect(kernel_id), connect(kernel_id)
-    assert outputs(page, 1) == [COMPLETE]
-    again = connect(kernel_id, page.session)
-    assert outputs(again, 1) == [COMPLETE]
-    page.close()
+    tab, another = connect(kernel_id), connect(kernel_id)
+    assert outputs(tab, 1) == [COMPLETE]
+    reconnected = connect(kernel_id, tab.session)
+    assert outputs(reconnected, 1) == [COMPLETE]
+    tab.close()
     poll_until(
-        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 2, "one page is gone"
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 2,
+        "one connection has ended",
     )
-    assert outputs(again, 1) == [COMPLETE]
+    assert outputs(reconnected, 1) == [COMPLETE]
     assert outputs(another, 1) == [COMPLETE]
 
 
-def test_a_page_whose_newer_connection_leaves_first(server, kernel, connect):
-    """W6: the older one, lost unnoticed, is the last then, and what the server keeps of it lacks
-    what the newer one had taken."""
+def test_a_tab_reconnects_after_its_newer_connection_ended_first(server, kernel, connect):
+    """S3: the older connection, whose loss the server did not see, ends last.
+
+    The sockets that the server keeps of it are not complete: the newer connection had taken some.
+    """
     kernel_id = kernel("scripted")
-    page = connect(kernel_id)
-    assert outputs(page, 1) == [COMPLETE]
-    again = connect(kernel_id, page.session)
-    assert outputs(again, 1) == [COMPLETE]
-    again.close()
-    page.cut()
-    poll_until(lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "both are gone")
-    again = connect(kernel_id, page.session)
-    assert outputs(again, 1) == [COMPLETE]
+    tab = connect(kernel_id)
+    assert outputs(tab, 1) == [COMPLETE]
+    reconnected = connect(kernel_id, tab.session)
+    assert outputs(reconnected, 1) == [COMPLETE]
+    reconnected.close()
+    tab.cut()
+    poll_until(
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0,
+        "both connections have ended",
+    )
+    reconnected = connect(kernel_id, tab.session)
+    assert outputs(reconnected, 1) == [COMPLETE]
 
 
 @pytest.mark.timeout(300)
-def test_pages_that_had_more_to_say_when_their_kernel_restarted(server, kernel, connect):
-    """L6: each is heard when it comes back, whose sockets are reconnecting then.
+def test_tabs_that_send_during_a_restart_receive_replies_afterwards(server, kernel, connect):
+    """L6: each tab reconnects while its sockets reconnect to the kernel.
 
-    jupyter_server alone connects a second one by the same identity, and of these pages a fifth is
-    never heard again.
+    jupyter_server by itself connects a second socket with the same identity. A fifth of these tabs
+    then receives no further reply.
     """
     kernel_id = kernel("scripted")
-    pages = [connect(kernel_id) for _ in range(4)]
-    connect(kernel_id)  # stays, or the server would keep the sockets of who goes last
+    tabs = [connect(kernel_id) for _ in range(4)]
+    connect(kernel_id)  # otherwise the server keeps the sockets of the last tab
     for _ in range(5):
         with ThreadPoolExecutor() as threads:
             restart = threads.submit(server.rest, "POST", f"api/kernels/{kernel_id}/restart")
             while not restart.done():
-                for page in pages:
-                    page.send("comm_info_request", {})
+                for tab in tabs:
+                    tab.send("comm_info_request", {})
                 wait([restart], timeout=0.03)
             assert restart.result()[0] == 200
-        for number, page in enumerate(pages):
-            page.close()
-            pages[number] = connect(kernel_id, page.session)
-        for page in pages:
-            assert outputs(page, 1) == [COMPLETE]
+        for number, tab in enumerate(tabs):
+            tab.close()
+            tabs[number] = connect(kernel_id, tab.session)
+        for tab in tabs:
+            assert outputs(tab, 1) == [COMPLETE]
 
 
-def test_pages_come_back_to_a_kernel_with_another_port(server, kernel, connect):
-    """L6: somebody took its shell port; control and stdin are where they were."""
+def test_tabs_reconnect_to_a_kernel_with_a_new_port(server, kernel, connect):
+    """L6: the shell port was stolen; control and stdin have their old ports."""
     kernel_id = kernel(server.scripted("robbed", THIEF, NO_GATE))
-    pages = [connect(kernel_id) for _ in range(2)]
-    assert [outputs(page, 1) for page in pages] == [[COMPLETE]] * 2
+    tabs = [connect(kernel_id) for _ in range(2)]
+    assert [outputs(tab, 1) for tab in tabs] == [[COMPLETE]] * 2
     ports = server.ports(kernel_id)
     assert server.rest("POST", f"api/kernels/{kernel_id}/restart")[0] == 200
     changed = {name for name, port in server.ports(kernel_id).items() if port != ports[name]}
     assert changed == {"shell_port"}
-    for page in pages:
-        page.close()
-    for page in [connect(kernel_id, page.session) for page in pages]:
-        assert outputs(page, 1) == [COMPLETE]
-        asked = page.send("kernel_info_request", {}, "control")
-        page.receive_until(lambda message: message["parent_header"].get("msg_id") == asked)  # noqa: B023
+    for tab in tabs:
+        tab.close()
+    for tab in [connect(kernel_id, tab.session) for tab in tabs]:
+        assert outputs(tab, 1) == [COMPLETE]
+        msg_id = tab.send("kernel_info_request", {}, "control")
+        tab.receive_until(lambda message: message["parent_header"].get("msg_id") == msg_id)  # noqa: B023
 
 
-def test_a_page_that_comes_while_the_kernel_is_busy(server, kernel, connect):
-    """W2, S2: it hears the rest of the cell; jupyter_server alone lets it in unheard."""
+def test_a_tab_that_connects_during_a_cell_is_subscribed(server, kernel, connect):
+    """W2, S2: the tab receives the rest of the cell; jupyter_server by itself can lose it."""
     kernel_id = kernel("scripted")
     first = connect(kernel_id)
     msg_id = first.execute("sleep_in_one_call 60")
-    first.hear_output(msg_id)
-    second = connect(kernel_id)  # which returns before the server has its sockets
+    first.receive_output(msg_id)
+    second = connect(kernel_id)  # returns before the server has connected its sockets
     second.receive_until(lambda message: message["msg_type"] == "iopub_welcome")
     assert server.rest("POST", f"api/kernels/{kernel_id}/interrupt") == (204, None)
-    hear_idle_of(second, msg_id)
+    receive_until_idle(second, msg_id)
 
 
-def test_what_was_published_while_nobody_was_there(server, kernel, connect, context):
-    """S2: replayed before what comes later, in order, and nothing twice."""
+def test_messages_of_a_disconnected_time_are_replayed(server, kernel, connect, context):
+    """S2: such messages are replayed once, in order, before later messages."""
     kernel_id = kernel("scripted")
     frontend = connect(kernel_id)
     assert outputs(frontend, 1) == [COMPLETE]
     frontend.close()
     poll_until(
-        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0, "the page is gone"
+        lambda: server.get(f"api/kernels/{kernel_id}")["connections"] == 0,
+        "the tab is disconnected",
     )
     connection = json.loads((server.runtime / f"kernel-{kernel_id}.json").read_text())
     other = RawClient(context, connection)
     msg_id = other.execute("display_many 50")
     other.receive_reply(msg_id)
     other.close()
-    again = connect(kernel_id, frontend.session)
-    got = hear_idle_of(again, msg_id)
+    reconnected = connect(kernel_id, frontend.session)
+    messages = receive_until_idle(reconnected, msg_id)
     numbers = [
         int(message["content"]["data"]["text/plain"].split()[0])
-        for message in got
+        for message in messages
         if message["msg_type"] == "display_data"
     ]
     assert numbers == list(range(50))
-    assert outputs(again, 1) == [COMPLETE]
+    assert outputs(reconnected, 1) == [COMPLETE]
 
 
 @pytest.mark.parametrize("name", ["python3", "xeus"])
-def test_other_kernels(name, kernel, connect):
-    """S2: whatever they promise and keep, the frontend is let in and hears."""
+def test_kernels_without_a_correct_welcome_work(name, kernel, connect):
+    """S2: the frontend is connected, and receives its output."""
     kernel_id = kernel(name)
     for _ in range(2):
         frontend = connect(kernel_id)
         msg_id = frontend.execute("print('hello')")
-        got = hear_idle_of(frontend, msg_id)
-        assert "".join(message["content"].get("text", "") for message in got) == "hello\n"
+        messages = receive_until_idle(frontend, msg_id)
+        assert "".join(message["content"].get("text", "") for message in messages) == "hello\n"
         frontend.close()

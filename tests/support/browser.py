@@ -1,7 +1,7 @@
-"""A real Chromium, and how the tests look at a page in it.
+"""A real Chromium, and a tab that tests read.
 
-Selenium, because Debian builds the browser and its driver from one source: they always fit, and
-nothing else is downloaded.
+Selenium drives the browser: Debian builds Chromium and its driver from one source, so they always
+match, and no other download is necessary.
 """
 
 import os
@@ -19,26 +19,26 @@ CHROMEDRIVER = optional.program("chromedriver", debian="chromium-driver")
 
 QUIET = [
     "--headless=new",
-    "--no-sandbox",  # it refuses to run as root with one
+    "--no-sandbox",  # Chromium refuses to run as root with a sandbox
     "--disable-dev-shm-usage",  # containers have little shared memory
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
-    "--disable-background-networking",  # nor may it look for Google at each start
+    "--disable-background-networking",  # no requests to Google at each start
     "--disable-component-update",
     "--disable-sync",
-    # A tab in the background is as fast as the one in front: both are somebody's.
+    # A tab in the background must be as fast as the tab in front.
     "--disable-background-timer-throttling",
     "--disable-renderer-backgrounding",
     "--window-size=1000,620",
 ]
 PAGE_TIME = 60
-"""Seconds until a page must be there: 10 MB of JavaScript, on two cores that others use as well."""
+"""Seconds until a page must be loaded: 10 MB of JavaScript, on two cores with other load."""
 
 
 @contextmanager
 def chromium(folder):
-    """Start a browser that keeps its profile in ``folder``; give its driver."""
+    """Start a browser that keeps its profile in ``folder``; yield its driver."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for word in [*QUIET, f"--user-data-dir={folder}"]:
@@ -53,10 +53,10 @@ def chromium(folder):
 
 
 class Page:
-    """What is in the browser's front tab."""
+    """The page in the front tab of the browser."""
 
-    SEEN = "document.body.innerText"
-    """The expression that a failure shows."""
+    SHOWN = "document.body.innerText"
+    """An expression; a failure shows its value."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -65,16 +65,16 @@ class Page:
         return self.driver.execute_script(script, *arguments)
 
     def wait_for(self, script, what, timeout=DEADLINE):
-        """Return what the expression gives as soon as it is true."""
+        """Return the value of an expression as soon as it is true; ``what`` describes it."""
         waiting = WebDriverWait(self.driver, timeout, poll_frequency=0.05)
         try:
             return waiting.until(lambda _: self.js(f"return {script}"))
         except TimeoutException:
-            seen = self.js(f"return {self.SEEN}")
-            raise AssertionError(f"not within {timeout} s: {what}; seen: {seen}") from None
+            shown = self.js(f"return {self.SHOWN}")
+            raise AssertionError(f"not within {timeout} s: {what}; shown: {shown}") from None
 
     def end(self, name):
-        """Keep a picture if CI wants one; close all tabs but the first."""
+        """Save a screenshot if CI requests one; close all tabs but the first."""
         folder = os.environ.get("ECHOKERNEL_ARTEFACTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def open_console(*words: str, **options) -> pexpect.spawn:
 
 def exit_console(console: pexpect.spawn) -> None:
     """Press Ctrl-D, confirm, and wait for the end of the console."""
-    # The prompt is on the screen a little before the console reads single keys.
+    # The console shows its prompt shortly before it reads single keys.
     for _ in range(EXIT_ATTEMPTS):
         console.send("\x04")
         if console.expect(["exit", pexpect.TIMEOUT], 1) == 0:

@@ -1,16 +1,16 @@
 """A process that starts like a kernel, with the habits that its command line names.
 
 ``python fake_kernel_process.py STARTUP_FILE NOTES HABIT...`` appends its process id and its startup
-file to the file NOTES, one JSON object a line. It binds five sockets, registers or writes its ports
-as the startup file requires, and echoes heartbeats until its parent ends. Habits:
+file to the file NOTES, one JSON object per line. It binds five sockets, registers or writes its
+ports as the startup file requires, and echoes heartbeats until its parent ends. Habits:
 
 - ``at-registration-dies``, ``at-registration-waits``: it does not know registration files.
-- ``hides-ports``: given ports 0 it does not write the ports it took into the file (as ark).
-- ``no-heartbeat``: binds it, and never answers.
+- ``hides-ports``: if the file has ports 0, it does not write the bound ports into it (as ark).
+- ``no-heartbeat``: it binds the heartbeat socket and never answers.
 - ``registers-twice``, ``registers-for=ID``, ``bad-signature``: how it registers.
-- ``dies-if=FILE``: at once, with status 7, if that file exists.
+- ``dies-if=FILE``: it exits immediately, with status 7, if that file exists.
 
-Written against the texts, as ``conformance.raw_messages``: nothing of the launcher is imported.
+Written from the texts, as ``conformance.raw_messages`` is: it imports no code of the launcher.
 """
 
 import json
@@ -23,10 +23,10 @@ import zmq
 from echokernel.conformance.raw_messages import CHANNELS, sign_frames
 
 
-def parent_is_gone(first, pause=0.1):
-    """Wait for the launcher's end; it is the parent of a process that it started."""
+def exit_with_parent(parent, pause=0.1):
+    """Wait until the parent, which is the launcher, has ended; then exit."""
     event = threading.Event()
-    while os.getppid() == first:
+    while os.getppid() == parent:
         event.wait(pause)
     os._exit(0)
 
@@ -54,17 +54,17 @@ def main(startup_file, notes, *habits):
         keys = json.load(file)
     with open(notes, "a") as file:
         file.write(json.dumps({"pid": os.getpid(), "path": startup_file, "keys": keys}) + "\n")
-    threading.Thread(target=parent_is_gone, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if "registration_port" in keys and "at-registration-dies" in habits:
-        sys.exit("what is a registration_port?")
+        sys.exit("registration_port is not supported")
     if "registration_port" in keys and "at-registration-waits" in habits:
         threading.Event().wait()
     context = zmq.Context()
     sockets, ports = {}, {}
     for channel in CHANNELS:
-        made = sockets[channel] = context.socket(zmq.REP if channel == "hb" else zmq.ROUTER)
-        made.bind(f"tcp://{keys['ip']}:{keys.get(f'{channel}_port', 0)}")
-        ports[f"{channel}_port"] = int(made.getsockopt_string(zmq.LAST_ENDPOINT).split(":")[-1])
+        sock = sockets[channel] = context.socket(zmq.REP if channel == "hb" else zmq.ROUTER)
+        sock.bind(f"tcp://{keys['ip']}:{keys.get(f'{channel}_port', 0)}")
+        ports[f"{channel}_port"] = int(sock.getsockopt_string(zmq.LAST_ENDPOINT).split(":")[-1])
     if "registration_port" in keys:
         register(context, keys, ports, habits)
     elif "hides-ports" not in habits:

@@ -1,4 +1,4 @@
-"""Kernels that answer ``kernel_info_request`` and little else, in ways that no real kernel does."""
+"""Kernels that answer only ``kernel_info_request``, in ways that no real kernel does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EVENT_TIME = 100
 
 
 class FakeKernel:
-    """Runs in a thread; a ``publisher`` of type PUB or XPUB.
+    """A kernel in a thread, with a ``publisher`` of type PUB or XPUB.
 
     Args:
         info: content of its ``kernel_info_reply``.
-        silent_for: number of requests whose status it does not publish, as for a subscriber that
-            comes too late.
-        welcomes: whether it welcomes; XPUB only.
-        forged: whether a message with a wrong signature stands before the first one.
+        silent_for: number of requests whose status it does not publish, as if the subscriber had
+            subscribed too late.
+        welcomes: whether it sends welcomes; XPUB only.
+        forged: whether a message with a wrong signature precedes the first message.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class FakeKernel:
             self._sockets["iopub"].setsockopt(zmq.XPUB_VERBOSE, 1)
         self.connection = {"transport": "tcp", "ip": "127.0.0.1", "key": KEY,
                            "signature_scheme": "hmac-sha256"}  # fmt: skip
-        for name, each in self._sockets.items():
-            self.connection[f"{name}_port"] = each.bind_to_random_port("tcp://127.0.0.1")
+        for name, sock in self._sockets.items():
+            self.connection[f"{name}_port"] = sock.bind_to_random_port("tcp://127.0.0.1")
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -58,7 +58,7 @@ class FakeKernel:
         self._thread.join()
 
     def next_event(self):
-        """Wait for the next report on XPUB, in order: a subscription or its end."""
+        """Wait for the next event of the XPUB socket: a subscription or an unsubscribe."""
         return self._events.get(timeout=DEADLINE)
 
     def _run(self):
@@ -82,12 +82,12 @@ class FakeKernel:
         request = parse_message(frames, KEY)
         assert request["msg_type"] == "kernel_info_request"
         self.requests += 1
-        audible = self.requests > self.silent_for
-        if audible:
+        publishes = self.requests > self.silent_for
+        if publishes:
             self.publish("status", {"execution_state": "busy"}, request["header"])
         frames = self._build_message("kernel_info_reply", self.info, request["header"])
         shell.send_multipart([peer, *frames])
-        if audible:
+        if publishes:
             self.publish("status", {"execution_state": "idle"}, request["header"])
 
     def _welcome(self, xpub):
@@ -101,7 +101,7 @@ class FakeKernel:
     def publish(self, msg_type, content, parent=None):
         frames = self._build_message(msg_type, content, parent)
         if self.forged:
-            self.forged = False  # one is enough, and a reader meets no other one later
+            self.forged = False  # only once: later messages are valid
             self._sockets["iopub"].send_multipart([frames[0], b"forged", *frames[2:]])
         self._sockets["iopub"].send_multipart(frames)
 

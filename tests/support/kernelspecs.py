@@ -16,6 +16,6 @@ def write_kernelspec(kernels: Path, name: str, **spec: object) -> str:
 
 
 def handshake_metadata(**config: object) -> dict:
-    """Return the kernelspec's metadata that make jupyter_client use our provisioner."""
+    """Return metadata of a kernelspec that names echokernel's provisioner."""
     provisioner = {"provisioner_name": "handshake-provisioner", "config": config}
     return {"kernel_provisioner": provisioner}

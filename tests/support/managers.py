@@ -1,4 +1,4 @@
-"""What the tests of the launcher have in common: stock managers and clients, and their ends."""
+"""Stock managers and clients of jupyter_client, and their cleanup."""
 
 import json
 import logging
@@ -15,34 +15,34 @@ FAKE_KERNEL = os.path.join(os.path.dirname(__file__), "fake_kernel_process.py")
 
 SPY = """
 import json, os, shutil, stat, sys
-startup_file, seen = sys.argv[1:3]
+startup_file, record = sys.argv[1:3]
 with open(startup_file) as file:
     keys = json.load(file)
-with open(seen, "w") as file:
+with open(record, "w") as file:
     json.dump({"path": startup_file, "keys": keys, "mode": os.stat(startup_file).st_mode}, file)
 argv = [word.replace("{connection_file}", startup_file) for word in sys.argv[3:]]
 os.execv(sys.executable, [sys.executable, *argv])
 """
-"""A process that notes its startup file, and then becomes the kernel that is named after it."""
+"""A process that records its startup file, then becomes the kernel that its arguments name."""
 
 
 def echoes(client, text="hello"):
-    """Execute through a stock client; tell whether exactly that came back."""
-    heard = []
-    reply = client.execute_interactive(text, timeout=DEADLINE, output_hook=heard.append)
+    """Execute through a stock client; return True if exactly ``text`` was printed."""
+    messages = []
+    reply = client.execute_interactive(text, timeout=DEADLINE, output_hook=messages.append)
     assert reply["content"]["status"] == "ok"
-    return [m["content"]["text"] for m in heard if m["msg_type"] == "stream"] == [text]
+    return [m["content"]["text"] for m in messages if m["msg_type"] == "stream"] == [text]
 
 
 async def echoes_async(client, text="hello"):
-    heard = []
-    reply = await client.execute_interactive(text, timeout=DEADLINE, output_hook=heard.append)
+    messages = []
+    reply = await client.execute_interactive(text, timeout=DEADLINE, output_hook=messages.append)
     assert reply["content"]["status"] == "ok"
-    return [m["content"]["text"] for m in heard if m["msg_type"] == "stream"] == [text]
+    return [m["content"]["text"] for m in messages if m["msg_type"] == "stream"] == [text]
 
 
 def start_manager(kernel_name, *, config=None, start=None, **settings):
-    """Return a stock manager whose kernel has started; one that fails leaves no context."""
+    """Return a stock manager with a started kernel; if the start fails, close its context."""
     manager = KernelManager(
         kernel_name=kernel_name, log=logging.getLogger("launcher"), config=config, **settings
     )
@@ -55,7 +55,7 @@ def start_manager(kernel_name, *, config=None, start=None, **settings):
 
 
 def connect_client(manager):
-    """Return a blocking client of a kernel that runs, ready."""
+    """Return a blocking client of a running kernel, ready for requests."""
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=60)
@@ -75,7 +75,7 @@ def close_event_loop():
 
 
 def closing_event_loop(function):
-    """Return ``function`` as a thread may run it: the event loop it leaves is closed."""
+    """Return ``function`` for use in a thread: its event loop is closed afterwards."""
 
     def call(*arguments):
         try:

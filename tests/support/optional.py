@@ -1,4 +1,4 @@
-"""What not everybody has installed: skipped with the reason for a user, a failure in CI."""
+"""Optional requirements of tests: a test skips with a reason for the user, and fails in CI."""
 
 import importlib
 import os
@@ -12,18 +12,20 @@ from support.tiers import EVERYTHING
 
 
 def module(name: str, extra: str = "lab") -> ModuleType:
-    """Import what ``pip install '.[extra]'`` brings; without it, skip the test module."""
+    """Import a module of ``pip install '.[extra]'``; without it, skip the test module."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
-            raise  # it is there, and broken
+            raise  # installed, but broken
         missing(f"{name} is not installed: pip install '.[{extra}]'")
 
 
 def program(name: str, *, debian: str) -> str:
     """Return the path of a program; without it, skip the test module."""
-    return shutil.which(name) or missing(f"no {name} here; on Debian: apt-get install {debian}")
+    return shutil.which(name) or missing(
+        f"{name} is not installed; on Debian: apt-get install {debian}"
+    )
 
 
 def missing(reason: str) -> NoReturn:

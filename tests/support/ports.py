@@ -14,16 +14,16 @@ OWN_ADDRESS = (
 )
 """An address of this host that no other process uses, for kernels that must keep their ports.
 
-On 127.0.0.1 the operating system may give a port away while its kernel is down: the kernels of two
-other tests take tens of ports in that time, out of 14,000.
+On 127.0.0.1 the operating system can give a kernel's port to another process during a restart: the
+kernels of two other tests bind tens of ports in that time, out of 14,000.
 """
 
 _next_port = itertools.count(20000 + os.getpid() * 1009 % 11000)
-"""Far from the ports of tests that run at the same time, in a process with the next number."""
+"""Far from the ports of a test process with the next number, which runs at the same time."""
 
 
 def free_range(size: int) -> int:
-    """Return the first of ``size`` neighbouring free ports.
+    """Return the first of ``size`` consecutive free ports.
 
     They are below the range from which the operating system chooses: no other process gets one by
     chance.

@@ -1,4 +1,4 @@
-"""Programs that a user runs, run to their end."""
+"""Programs of users, run until they exit."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def run_program(*words: str, timeout: float = 100, **environment: str):
 
 
 def run_python(*words: str, **options):
-    """Do the same with this environment's Python."""
+    """Run this environment's Python; arguments and result as ``run_program``."""
     return run_program(sys.executable, *words, **options)

@@ -1,4 +1,4 @@
-"""Jupyter servers in processes and folders of their own, and what a frontend says to them."""
+"""Jupyter servers with their own processes and folders, and the messages of a frontend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKEN = "a-token-of-the-tests"
 SPEAKS_5_6 = {"kernel_protocol_version": "5.6"}
 SCRIPTED = ["-m", "echokernel", "--kernel-class", "support.scripted_kernels:ScriptedKernel", "-f",
             "{connection_file}"]  # fmt: skip
-"""Python's arguments for a kernel that does what its cells say."""
+"""Python's arguments for a kernel whose cells are commands."""
 
 THIEF = """
 import json, os, socket, sys
@@ -37,20 +37,22 @@ with open(startup_file) as file:
     startup = json.load(file)
 port = startup.get("preferred_ports", {}).get("shell_port")
 if port:
-    taken = socket.create_server((startup["ip"], port))
-    taken.set_inheritable(True)
+    thief = socket.create_server((startup["ip"], port))
+    thief.set_inheritable(True)
     if gate:
         open(gate).close()
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
-"""Holds the old shell port when the kernel, which this process becomes, wants it back; if there is
-a gate, only when somebody has opened it."""
+"""Holds the old shell port, which the kernel that this process becomes prefers.
+
+With a gate, a named pipe, the kernel starts when another process opens the pipe.
+"""
 
 NO_GATE = ""
 
 DIES = "import sys; sys.exit('line one\\nthe cause')"
 CAUSE = ["exited with status 1 before it", "start mode signed-frame", "the cause"]
-"""What is said of such a kernel."""
+"""Parts of the error that reports such a kernel."""
 
 WELCOMING = [
     "--ServerApp.kernel_websocket_connection_class=echokernel.server.WelcomeWebsocketConnection",
@@ -59,20 +61,20 @@ WELCOMING = [
 """docs/client.md: websockets that wait for the welcome."""
 
 SUPERVISION = [
-    "--KernelRestarter.time_to_dead=0.2",  # seconds between looks; 3 by default
+    "--KernelRestarter.time_to_dead=0.2",  # seconds between polls; 3 by default
     "--KernelManager.shutdown_wait_time=2",  # seconds until a kernel is killed; 5 by default
 ]
-"""What a server does late, it does sooner here."""
+"""Shorter intervals than a server's own, so that tests are faster."""
 
 
 class Server:
     """A running Jupyter application: ``Server(folder, "jupyter_server")``.
 
-    Nothing of the user's Jupyter is read or written; kernelspecs are those of this environment
-    and those that `kernelspec` makes.
+    The user's Jupyter is neither read nor written. Kernelspecs are those of this environment and
+    those that `kernelspec` writes.
     """
 
-    def __init__(self, folder: Path, module: str, *words: str, **more: str):
+    def __init__(self, folder: Path, module: str, *words: str, **variables: str):
         self.root = folder / "root"
         self.data = folder / "data"
         self.log_file = folder / "server.log"
@@ -85,14 +87,14 @@ class Server:
         }
         environment |= {
             "JUPYTER_DATA_DIR": str(self.data),
-            "JUPYTER_NO_CONFIG": "1",  # no settings, no extensions that happen to be installed
+            "JUPYTER_NO_CONFIG": "1",  # no settings and no installed extensions
             "JUPYTER_RUNTIME_DIR": str(self.runtime),
             "JUPYTER_TOKEN": TOKEN,
             "IPYTHONDIR": str(folder / "ipython"),
             "HOME": str(folder),
-            "TMPDIR": str(folder),  # where Jupyter leaves a folder for its empty configuration
+            "TMPDIR": str(folder),  # Jupyter leaves a folder for its empty configuration there
             **KERNEL_PATH,
-            **more,
+            **variables,
         }
         with open(self.log_file, "w") as log:
             self.popen = subprocess.Popen(
@@ -116,19 +118,19 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self.url = poll_until(self._answers, "the server answers", 60)
+            self.url = poll_until(self._find_url, "the server answers", 60)
         except BaseException as error:
             self.kill()
             raise AssertionError(self.log()) from error
 
-    def _answers(self) -> str | None:
-        """Return the address; the port may be another one than it was told."""
+    def _find_url(self) -> str | None:
+        """Return the server's address once it answers; the port can differ from the request."""
         assert self.popen.poll() is None, "the server has ended"
         for file in self.runtime.glob("jpserver-*.json"):
             try:
                 self.url = json.loads(file.read_text())["url"].replace("localhost", "127.0.0.1")
                 self.get("api/status")
-            except (OSError, ValueError):  # half written; not listening yet
+            except (OSError, ValueError):  # partly written, or not listening yet
                 continue
             return self.url
         return None
@@ -164,73 +166,73 @@ class Server:
         assert status == 201, (kernel, self.log())
         return kernel["id"]
 
-    # --- from outside --------------------------------------------------------------------------
+    # --- kernels --------------------------------------------------------------------------
 
     def kernelspec(self, name: str, **spec) -> str:
         return write_kernelspec(self.data / "kernels", name, **spec)
 
     def scripted(self, name: str = "scripted", *script: str) -> str:
-        """Make a kernelspec of a kernel that does what its cells say.
+        """Write a kernelspec of a kernel whose cells are commands.
 
-        ``script`` is what its process runs before: Python code and arguments for it, all of which
-        it has to take away when it becomes the kernel.
+        ``script`` is Python code with arguments, which the process runs first. The code must remove
+        these arguments when it becomes the kernel.
         """
         argv = [sys.executable, *(["-c", *script] if script else []), *SCRIPTED]
-        # Ports that the system gives nobody while a kernel restarts: tests expect the old ones.
+        # Ports that the operating system gives to no other process during a restart.
         low = free_range(40)
         metadata = handshake_metadata(guess_timeout=60, port_range=f"{low}-{low + 39}")
         return self.kernelspec(name, argv=argv, metadata=metadata, **SPEAKS_5_6)
 
     def dying(self, name: str = "dying") -> str:
-        """Make a kernelspec of a kernel that ends before it registers."""
+        """Write a kernelspec of a kernel that exits before it registers."""
         argv = [sys.executable, "-c", DIES, "{connection_file}"]
         return self.kernelspec(name, argv=argv, metadata=handshake_metadata(), **SPEAKS_5_6)
 
     def process(self, kernel_id: str) -> psutil.Process:
-        """Return a kernel's process, which was given the registration file of this kernel."""
-        [found] = self.processes(kernel_id)
-        return found
+        """Return the process that was started with the registration file of this kernel."""
+        [process] = self.processes(kernel_id)
+        return process
 
     def processes(self, kernel_id: str = "") -> list[psutil.Process]:
-        """Return the living kernels of this server that were started by a registration file."""
-        found = []
+        """Return the running kernels of this server that were started with a registration file."""
+        kernels = []
         for child in psutil.Process(self.popen.pid).children(recursive=True):
             try:
                 startup_file = child.cmdline()[-1]
-            except (psutil.Error, IndexError):  # it has just ended
+            except (psutil.Error, IndexError):  # the process has just ended
                 continue
             if os.path.basename(startup_file).startswith(f"registration-{kernel_id}"):
-                found.append(child)
-        return found
+                kernels.append(child)
+        return kernels
 
     def ports(self, kernel_id: str) -> dict[str, int]:
-        """Return a kernel's ports, as its connection file has them."""
+        """Return the ports in a kernel's connection file."""
         connection = json.loads((self.runtime / f"kernel-{kernel_id}.json").read_text())
         return {name: port for name, port in connection.items() if name.endswith("_port")}
 
     def files(self, kernel_id: str = "") -> list[str]:
-        """Return the startup files in the runtime directory; of one kernel or of all."""
+        """Return the startup files in the runtime directory, of one kernel or of all."""
         wanted = (f"kernel-{kernel_id}", f"registration-{kernel_id}")
         return sorted(p.name for p in self.runtime.iterdir() if p.name.startswith(wanted))
 
-    def forget_files(self, kernel_id: str) -> None:
-        """Remove what a kernel left: the server does not tell it when it gives a kernel up."""
+    def remove_files(self, kernel_id: str) -> None:
+        """Remove a kernel's files: the server does not clean up when it gives up a kernel."""
         for name in self.files(kernel_id):
             (self.runtime / name).unlink()
 
     # --- the end -------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Tell it to end, as a service manager does; its kernels must go with it."""
+        """Terminate the server, as a service manager does; its kernels must end with it."""
         kernels = self.processes()
         self.popen.terminate()
         try:
-            left = psutil.wait_procs(kernels, timeout=DEADLINE)[1]
-            assert not left, "kernels outlive their server"
+            alive = psutil.wait_procs(kernels, timeout=DEADLINE)[1]
+            assert not alive, "kernels outlive their server"
             poll_until(lambda: self.files() == [], f"no files are left: {self.files()}")
         finally:
-            # JupyterLab 4.6 never ends by itself once it has had work for a thread of AnyIO's,
-            # whatever its kernels are.
+            # JupyterLab 4.6 does not exit after it has used a worker thread of AnyIO, whatever
+            # kernels it runs.
             self.kill()
 
     def kill(self) -> None:
@@ -240,12 +242,12 @@ class Server:
 
 
 class Websocket:
-    """A frontend's connection to one kernel: every channel in one websocket."""
+    """A frontend's connection to one kernel: one websocket for all channels."""
 
     def __init__(self, server: Server, kernel_id: str, session: str | None = None):
         self.session = session or uuid.uuid4().hex
-        self._kernels: set[str] = set()  # session ids of those that have welcomed
-        # Not the client's own deadline: each receive has one.
+        self._kernels: set[str] = set()  # session ids of kernels whose welcome arrived
+        # `timeout` is for the connection; each receive has its own.
         self._socket = websocket.create_connection(
             f"{server.url.replace('http', 'ws', 1)}api/kernels/{kernel_id}/channels"
             f"?session_id={self.session}",
@@ -257,7 +259,7 @@ class Websocket:
         self._socket.close()
 
     def cut(self) -> None:
-        """End the connection without a word."""
+        """End the connection without the websocket's closing handshake."""
         self._socket.shutdown()
 
     def send(self, msg_type: str, content: dict, channel: str = "shell") -> str:
@@ -278,7 +280,7 @@ class Websocket:
     def execute(self, code: str) -> str:
         return self.send("execute_request", {"code": code, "silent": False})
 
-    def tell(self, comm_id: str, data: dict) -> str:
+    def send_comm_msg(self, comm_id: str, data: dict) -> str:
         """Send a message over a comm; return its id."""
         return self.send("comm_msg", {"comm_id": comm_id, "data": data})
 
@@ -287,60 +289,60 @@ class Websocket:
         return json.loads(self._socket.recv())
 
     def receive_until(self, wanted, timeout: float = DEADLINE) -> list[dict]:
-        """Return what comes, up to and including the first message that is ``wanted``."""
+        """Return the messages up to and including the first for which ``wanted`` is true."""
         deadline = time.monotonic() + timeout
-        got = []
-        while not (got and wanted(got[-1])):
-            left = deadline - time.monotonic()
+        messages = []
+        while not (messages and wanted(messages[-1])):
+            remaining = deadline - time.monotonic()
             try:
-                assert left > 0
-                got.append(self.receive(left))
+                assert remaining > 0
+                messages.append(self.receive(remaining))
             except (AssertionError, websocket.WebSocketTimeoutException):
-                heard = [(m["msg_type"], m["content"]) for m in got]
-                raise AssertionError(f"not within {timeout} s; heard: {heard}") from None
-        return got
+                received = [(m["msg_type"], m["content"]) for m in messages]
+                raise AssertionError(f"not within {timeout} s; received: {received}") from None
+        return messages
 
-    def hear_status(self, state: str, timeout: float = DEADLINE) -> list[dict]:
-        """Wait until ``state`` is heard: of the kernel, whoever asked for what."""
+    def receive_status(self, state: str, timeout: float = DEADLINE) -> list[dict]:
+        """Receive until the kernel's status is ``state``, for any request."""
         return self.receive_until(
             lambda m: m["content"] == {"execution_state": state} and m["msg_type"] == "status",
             timeout,
         )
 
-    def hear_welcome(self) -> list[dict]:
-        """Wait until the server's subscription at a kernel that is new is live (W6)."""
+    def receive_welcome(self) -> list[dict]:
+        """Receive until a new kernel welcomes the server's subscription (W6)."""
 
         def is_new(message):
-            # Each websocket's subscription is welcomed, and all of them hear it.
+            # The welcome of each websocket's subscription reaches all websockets.
             return (
                 message["msg_type"] == "iopub_welcome"
                 and message["header"]["session"] not in self._kernels
             )
 
-        heard = self.receive_until(is_new)
-        self._kernels.add(heard[-1]["header"]["session"])
-        return heard
+        messages = self.receive_until(is_new)
+        self._kernels.add(messages[-1]["header"]["session"])
+        return messages
 
-    def hear_output(self, msg_id: str) -> list[dict]:
-        """Wait until a request, of whoever, has printed something."""
+    def receive_output(self, msg_id: str) -> list[dict]:
+        """Receive until a request, of any client, has printed."""
         return self.receive_until(
             lambda m: m["msg_type"] == "stream" and m["parent_header"]["msg_id"] == msg_id
         )
 
-    def hear_data(self, wanted) -> dict:
-        """Wait for a message over a comm whose data are ``wanted``; return the data."""
-        heard = self.receive_until(
+    def receive_comm_data(self, wanted) -> dict:
+        """Receive a comm message whose data are ``wanted``; return the data."""
+        messages = self.receive_until(
             lambda m: m["msg_type"] == "comm_msg" and wanted(m["content"]["data"])
         )
-        return heard[-1]["content"]["data"]
+        return messages[-1]["content"]["data"]
 
     def comms(self) -> set[str]:
         """Return the ids of the open comms."""
-        reply, _ = self.answer(self.send("comm_info_request", {}))
+        reply, _ = self.receive_answer(self.send("comm_info_request", {}))
         return set(reply["comms"])
 
-    def answer(self, msg_id: str, timeout: float = DEADLINE) -> tuple[dict, list[tuple]]:
-        """Return a request's reply and all its publications, busy to idle."""
+    def receive_answer(self, msg_id: str, timeout: float = DEADLINE) -> tuple[dict, list[tuple]]:
+        """Return the reply to a request and all its publications, busy to idle."""
         replies, published = [], []
 
         def complete(message):
@@ -358,7 +360,7 @@ class Websocket:
         return replies[0], published
 
     def run_cell(self, code: str) -> list[tuple]:
-        """Execute; return everything between busy and idle."""
-        reply, published = self.answer(self.execute(code))
+        """Execute; return the publications between busy and idle."""
+        reply, published = self.receive_answer(self.execute(code))
         assert reply["status"] == "ok", reply
         return published[1:-1]

@@ -1,4 +1,4 @@
-"""The public fakes: ark's end under our launcher, faulty launchers above our kernel, both bare."""
+"""The public fakes: ark under the launcher, faulty launchers above the kernel, and each alone."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def ark(kernelspecs):
 
 @pytest.fixture
 def start_ark(tmp_path):
-    """Start the fake on a startup file with these keys; its process and its stderr."""
+    """Start the fake on a startup file with these keys; return its process."""
     started = []
 
     def start(keys, *words):
@@ -52,8 +52,8 @@ def start_ark(tmp_path):
         process.communicate()
 
 
-def panics(process, *words):
-    """The end of ark: Rust's status, one line."""
+def assert_panics(process, *words):
+    """Check the end of ark: the exit status of a Rust panic, and one line."""
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 101, stderr
     assert len(stderr.splitlines()) == 1
@@ -62,8 +62,8 @@ def panics(process, *words):
     assert KEY not in stderr
 
 
-def test_ark_under_our_launcher(ark):
-    """L2, L6, L7: the other form of the handshake; executes, restarts, shuts down."""
+def test_ark_runs_under_the_launcher(ark):
+    """L2, L6, L7: a kernel that sends handshake requests executes, restarts and shuts down."""
     manager, client = start_new_kernel(kernel_name=ark)
     assert client.kernel_info(reply=True, timeout=20)["content"]["implementation"] == "fake-ark"
     assert echoes(client, "hello")
@@ -71,7 +71,7 @@ def test_ark_under_our_launcher(ark):
     assert "registration-" in process.cmdline()[-1]
     for now in (False, True):
         manager.restart_kernel(now=now)
-        client.stop_channels()  # ark has no ports that it prefers: clients connect anew
+        client.stop_channels()  # ark ignores preferred ports: clients connect again
         client = manager.client()
         client.start_channels()
         client.wait_for_ready(timeout=20)
@@ -81,8 +81,8 @@ def test_ark_under_our_launcher(ark):
     assert not process.is_running()
 
 
-def test_ark_started_the_classic_way(kernelspecs):
-    """F5, L7: a connection file is one for ark, too."""
+def test_ark_accepts_a_connection_file(kernelspecs):
+    """F5, L7: the fake can be started classic."""
     name = kernelspecs("ark", argv=ARK)
     manager, client = start_new_kernel(kernel_name=name)
     assert echoes(client, "hello")
@@ -90,28 +90,30 @@ def test_ark_started_the_classic_way(kernelspecs):
 
 
 def test_ark_refuses_five_ports_and_a_registration_port(start_ark, context, tmp_path):
-    """Trap 12: such a file is a connection file for ark, whose launcher would wait for ever."""
+    """For ark, such a file is a connection file, and its launcher would wait forever."""
     keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
     ports = {f"{name}_port": 0 for name in CHANNELS}
-    panics(start_ark({**keys, **ports}), "five ports and a registration_port")
+    assert_panics(start_ark({**keys, **ports}), "five ports and a registration_port")
 
 
 @pytest.mark.parametrize("port", ["5000", 70000, -1, 1.5, True, None])
-def test_ark_wants_a_u16(port, start_ark, context, tmp_path):
-    """Trap 12: a numeric string, which xeus needs, is none."""
+def test_ark_requires_a_u16(port, start_ark, context, tmp_path):
+    """Ark refuses the numeric string that xeus requires (spec.md, section 1)."""
     keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
-    panics(start_ark({**keys, "registration_port": port}), "u16")
+    assert_panics(start_ark({**keys, "registration_port": port}), "u16")
 
 
-def test_ark_wants_a_file_that_it_can_read(start_ark, context, tmp_path):
+def test_ark_requires_a_readable_file(start_ark, context, tmp_path):
     keys = RawLauncher(context, tmp_path, "handshake-request", key=KEY).build_file()
-    panics(start_ark("{"), "cannot be read")
-    panics(start_ark("[]"), "has no transport")
-    panics(start_ark({name: value for name, value in keys.items() if name != "key"}), "has no key")
+    assert_panics(start_ark("{"), "cannot be read")
+    assert_panics(start_ark("[]"), "has no transport")
+    assert_panics(
+        start_ark({name: value for name, value in keys.items() if name != "key"}), "has no key"
+    )
 
 
-def test_ark_on_the_wire(start_ark, context, tmp_path):
-    """Integer ports, no kernel_id, a REQ; then a welcome, by an independent reader."""
+def test_ark_registers_and_welcomes(start_ark, context, tmp_path):
+    """The ports are integers, without a kernel_id, from a REQ socket (spec.md, section 1)."""
     launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
     process = start_ark(launcher.build_file())
     connection = launcher.receive_registration()
@@ -128,7 +130,7 @@ def test_ark_on_the_wire(start_ark, context, tmp_path):
     client.close()
 
 
-def test_ark_ends_without_a_good_reply(start_ark, context, tmp_path):
+def test_ark_ends_without_a_valid_reply(start_ark, context, tmp_path):
     launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
     for answer, words in (
         (None, "no handshake_reply within 0.5 s"),
@@ -140,24 +142,24 @@ def test_ark_ends_without_a_good_reply(start_ark, context, tmp_path):
         )
         launcher.receive_registration()
         if answer is None:
-            panics(process, words)
+            assert_panics(process, words)
             launcher.send_receipt()  # a REP must answer before it receives again
         else:
             launcher.send(answer)
-            panics(process, words)
+            assert_panics(process, words)
 
 
-def test_ark_leaves_when_nobody_subscribes(start_ark, context, tmp_path):
-    """SPEC 7: though its launcher answered."""
+def test_ark_ends_without_a_subscriber(start_ark, context, tmp_path):
+    """Ark ends although its launcher has replied (spec.md, section 1)."""
     launcher = RawLauncher(context, tmp_path, "handshake-request", key=KEY)
     process = start_ark(launcher.build_file(), "--subscriber-timeout", "0.5")
     launcher.receive_registration()
     launcher.send_receipt()
-    panics(process, "no client subscribed to IOPub within 0.5 s")
+    assert_panics(process, "no client subscribed to IOPub within 0.5 s")
 
 
-def test_what_ark_says_is_told(kernelspecs):
-    """L4: the launcher's error has what ark said."""
+def test_the_launchers_error_contains_arks_stderr(kernelspecs):
+    """L4: the error contains the last lines of stderr."""
     argv = [*ARK, "--subscriber-timeout", "x"]
     kernelspecs("ark", argv=argv, metadata=handshake_metadata(handshake="handshake-request"))
     manager = KernelManager(kernel_name="ark")
@@ -166,19 +168,19 @@ def test_what_ark_says_is_told(kernelspecs):
     manager.context.destroy(linger=0)
 
 
-def test_ark_whose_port_is_taken(start_ark, context):
-    taken = context.socket(zmq.REP)
-    port = taken.bind_to_random_port("tcp://127.0.0.1")
+def test_ark_reports_a_used_port(start_ark, context):
+    other = context.socket(zmq.REP)
+    port = other.bind_to_random_port("tcp://127.0.0.1")
     low = free_range(4)
     ports = dict(
         zip((f"{name}_port" for name in CHANNELS), (port, *range(low, low + 4)), strict=True)
     )
     keys = {"transport": "tcp", "ip": "127.0.0.1", "signature_scheme": "hmac-sha256", "key": KEY}
-    panics(start_ark({**keys, **ports}), "cannot bind")
+    assert_panics(start_ark({**keys, **ports}), "cannot bind")
 
 
 def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
-    """Nobody is left with a fake: it sees when it has become an orphan."""
+    """The fake watches its parent, so that it does not outlive an author's test."""
     kernelspecs("ark", argv=ARK, metadata=handshake_metadata(handshake="handshake-request"))
     code = (
         "import os\n"
@@ -187,10 +189,10 @@ def test_ark_ends_with_its_parent(kernelspecs, tmp_path):
         "print(manager.provisioner.pid, manager.connection_file, flush=True)\n"
         "os._exit(0)"
     )
-    done = run_python("-c", code)
-    pid, connection_file = done.stdout.split()
+    completed = run_python("-c", code)
+    pid, connection_file = completed.stdout.split()
     wait_for_exit(int(pid))
-    os.unlink(connection_file)  # nobody else is there to do it
+    os.unlink(connection_file)  # its launcher has ended
 
 
 # --- the fake launchers ---------------------------------------------------------------------------
@@ -202,8 +204,8 @@ def fake(request):
         yield launcher
 
 
-def test_a_good_launcher(fake, start, context, tmp_path):
-    """H2: our kernel runs under it, in both forms."""
+def test_the_kernel_runs_under_a_correct_fake_launcher(fake, start, context, tmp_path):
+    """H2: both forms of the handshake are complete."""
     file = fake.write_file(tmp_path / "registration.json")
     assert mode_of(file) == 0o600
     process = start(file)
@@ -216,13 +218,13 @@ def test_a_good_launcher(fake, start, context, tmp_path):
     client.close()
 
 
-@pytest.mark.parametrize("fault", [each for each in Fault if each is not Fault.NONE])
-def test_faults(fault, fake, start, tmp_path):
-    """H3, H4: whatever is wrong with the launcher, our kernel ends and says why, in one line."""
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.NONE])
+def test_the_kernel_ends_under_a_faulty_launcher(fault, fake, start, tmp_path):
+    """H3, H4: for every fault, the kernel reports the reason in one line."""
     file = fake.write_file(tmp_path / "registration.json")
     ignored = fault in (Fault.WRONG_SIGNATURE, Fault.MALFORMED)
-    patience = "20" if fault is Fault.REFUSAL else "3" if ignored else "0.7"
-    process = start(file, "--handshake-timeout", patience)
+    timeout = "20" if fault is Fault.REFUSAL else "3" if ignored else "0.7"
+    process = start(file, "--handshake-timeout", timeout)
     fake.receive_registration()
     fake.answer(fault)
     status, stderr = process.wait_for_end()
@@ -234,8 +236,8 @@ def test_faults(fault, fake, start, tmp_path):
         assert ("1 invalid answer(s) were ignored" if ignored else "no answer") in stderr
 
 
-def test_what_a_fake_launcher_does_not_accept(context):
-    """Its registrations are checked: signature, frames, types, kernel_id."""
+def test_a_fake_launcher_checks_registrations(context):
+    """It checks signature, frames, types and kernel_id."""
     ports = {f"{name}_port": 5000 + n for n, name in enumerate(CHANNELS)}
     strings = {name: str(port) for name, port in ports.items()}
     good = {**strings, "kernel_id": FakeLauncher.KERNEL_ID}
@@ -261,13 +263,13 @@ def test_what_a_fake_launcher_does_not_accept(context):
             kernel.close(linger=0)
 
 
-def test_a_fake_launcher_that_hears_nothing():
+def test_a_fake_launcher_without_a_registration_times_out():
     with FakeLauncher("signed-frame") as launcher, pytest.raises(TimeoutError, match=r"0\.1 s"):
         launcher.receive_registration(timeout=0.1)
     with pytest.raises(ValueError, match="must be one of signed-frame, handshake-request"):
         FakeLauncher("bogus")
 
 
-def test_a_fault_that_is_unknown():
+def test_an_unknown_fault_is_refused():
     with pytest.raises(ValueError, match="bogus"):
         Fault("bogus")

@@ -1,4 +1,4 @@
-"""``echokernel doctor``: kernelspecs, shown and hidden, the way each would start, and faults."""
+"""``echokernel doctor``: kernelspecs, shown and hidden, the start mode of each, and faults."""
 
 import json
 import os
@@ -19,25 +19,25 @@ def run_doctor(*words):
 
 
 def diagnose(*names):
-    """Return (exit status, the surroundings, the diagnoses by name)."""
-    done = run_doctor("--json", *names)
-    assert done.stderr == ""
-    result = json.loads(done.stdout)
-    assert result["ok"] is (done.returncode == 0)
-    assert done.returncode in (0, 1)
+    """Return (exit status, the environment, the diagnoses by name)."""
+    completed = run_doctor("--json", *names)
+    assert completed.stderr == ""
+    result = json.loads(completed.stdout)
+    assert result["ok"] is (completed.returncode == 0)
+    assert completed.returncode in (0, 1)
     return (
-        done.returncode,
+        completed.returncode,
         result["jupyter"],
-        {each["name"]: each for each in result["kernelspecs"]},
+        {diagnosis["name"]: diagnosis for diagnosis in result["kernelspecs"]},
     )
 
 
-def test_all_is_well():
-    """L7: the installed kernelspecs, found where jupyter_client finds them, status 0."""
-    status, jupyter, found = diagnose("echo-handshake", "python3")
+def test_correct_kernelspecs_have_status_0():
+    """L7: doctor finds the installed kernelspecs where jupyter_client finds them."""
+    status, jupyter, diagnoses = diagnose("echo-handshake", "python3")
     assert status == 0
     assert jupyter["problems"] == []
-    echo, python3 = found["echo-handshake"], found["python3"]
+    echo, python3 = diagnoses["echo-handshake"], diagnoses["python3"]
     assert echo["folder"] == KernelSpecManager().get_kernel_spec("echo-handshake").resource_dir
     assert (echo["provisioner"], echo["installed"]) == ("handshake-provisioner", True)
     assert (echo["start_mode"], echo["reason"]) == (
@@ -47,26 +47,26 @@ def test_all_is_well():
     assert (python3["provisioner"], python3["start_mode"]) == ("local-provisioner", "classic")
 
 
-def test_what_people_read():
-    done = run_doctor("ECHO-handshake")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0].startswith("jupyter_client ")
-    assert done.stdout.splitlines()[-2:] == [
+def test_the_text_names_provisioner_and_start_mode():
+    completed = run_doctor("ECHO-handshake")
+    assert completed.returncode == 0
+    assert completed.stdout.splitlines()[0].startswith("jupyter_client ")
+    assert completed.stdout.splitlines()[-2:] == [
         "  provisioner  handshake-provisioner (installed)",
         '  start mode   signed-frame: its config has "handshake": "signed-frame"',
     ]
 
 
-def test_a_hidden_kernelspec(kernelspecs):
-    """Trap 9: jupyter_client drops it; why and what to do is told."""
-    metadata = {"kernel_provisioner": {"provisioner_name": "somebody-elses"}}
+def test_a_hidden_kernelspec_is_reported(kernelspecs):
+    """jupyter_client hides a kernelspec without its provisioner; doctor states the remedy."""
+    metadata = {"kernel_provisioner": {"provisioner_name": "another-provisioner"}}
     kernelspecs("hidden", argv=ARGV, metadata=metadata)
     assert "hidden" not in KernelSpecManager().get_all_specs()
-    status, _, found = diagnose()
+    status, _, diagnoses = diagnose()
     assert status == 1
-    assert "echo-handshake" in found
-    hidden = found["hidden"]
-    assert (hidden["provisioner"], hidden["installed"]) == ("somebody-elses", False)
+    assert "echo-handshake" in diagnoses
+    hidden = diagnoses["hidden"]
+    assert (hidden["provisioner"], hidden["installed"]) == ("another-provisioner", False)
     [problem] = hidden["problems"]
     assert "hides it" in problem
     assert sys.prefix in problem
@@ -75,7 +75,7 @@ def test_a_hidden_kernelspec(kernelspecs):
 
 
 @pytest.mark.parametrize(
-    ("version", "config", "way", "why"),
+    ("version", "config", "start_mode", "reason"),
     [
         ("5.6", {}, "signed-frame", "kernel_protocol_version is 5.6"),
         ("5.5", {}, "classic", "kernel_protocol_version is 5.5"),
@@ -84,47 +84,47 @@ def test_a_hidden_kernelspec(kernelspecs):
         ("", {"handshake": "handshake-request"}, "handshake-request", "its config has"),
     ],
 )
-def test_the_way_is_the_provisioners(version, config, way, why, kernelspecs):
-    """L7: its own decision, and what it was made from."""
+def test_the_start_mode_is_the_provisioners(version, config, start_mode, reason, kernelspecs):
+    """L7: doctor reports the provisioner's own decision, and its reason."""
     kernelspecs(
         "chosen", argv=ARGV, metadata=handshake_metadata(**config), kernel_protocol_version=version
     )
-    status, _, found = diagnose("chosen")
+    status, _, diagnoses = diagnose("chosen")
     assert status == 0
-    assert found["chosen"]["start_mode"] == way
-    assert why in found["chosen"]["reason"]
+    assert diagnoses["chosen"]["start_mode"] == start_mode
+    assert reason in diagnoses["chosen"]["reason"]
 
 
-def test_our_provisioner_as_default(kernelspecs, monkeypatch):
-    """L7: it serves what names none, python3 too; without it, doctor says what it would do."""
+def test_echokernels_provisioner_as_default(kernelspecs, monkeypatch):
+    """L7: it serves kernelspecs without a provisioner; doctor reports what it would do for them."""
     kernelspecs("plain", argv=ARGV, kernel_protocol_version="5.6")
-    _, _, found = diagnose("plain")
-    assert found["plain"]["start_mode"] == "classic"
-    [note] = found["plain"]["notes"]
+    _, _, diagnoses = diagnose("plain")
+    assert diagnoses["plain"]["start_mode"] == "classic"
+    [note] = diagnoses["plain"]["notes"]
     assert "JUPYTER_DEFAULT_PROVISIONER_NAME=handshake-provisioner" in note
     assert "signed-frame" in note
     monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "handshake-provisioner")
-    status, jupyter, found = diagnose("plain", "python3")
+    status, jupyter, diagnoses = diagnose("plain", "python3")
     assert status == 0
     assert any("JUPYTER_DEFAULT_PROVISIONER_NAME" in note for note in jupyter["notes"])
-    assert found["plain"]["start_mode"] == "signed-frame"
-    assert found["python3"]["provisioner"] == "handshake-provisioner"
+    assert diagnoses["plain"]["start_mode"] == "signed-frame"
+    assert diagnoses["python3"]["provisioner"] == "handshake-provisioner"
 
 
-def test_a_default_provisioner_that_is_not_installed(monkeypatch):
-    """Trap 9: it breaks python3, too."""
+def test_a_default_provisioner_that_is_not_installed_is_reported(monkeypatch):
+    """Such a default hides python3, too."""
     monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", "gone")
-    status, jupyter, found = diagnose("python3", "echo-handshake")
+    status, jupyter, diagnoses = diagnose("python3", "echo-handshake")
     assert status == 1
     [problem] = jupyter["problems"]
     assert "JUPYTER_DEFAULT_PROVISIONER_NAME=gone" in problem
     assert "Unset the variable" in problem
-    assert found["python3"]["installed"] is False
-    assert found["echo-handshake"]["problems"] == []
+    assert diagnoses["python3"]["installed"] is False
+    assert diagnoses["echo-handshake"]["problems"] == []
 
 
-def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
-    """Shadowing is said and no fault."""
+def test_a_shadowed_kernelspec_is_noted(kernelspecs, monkeypatch, tmp_path):
+    """Shadowing is a note, not a fault."""
     first = tmp_path / "first"
     monkeypatch.setenv("JUPYTER_PATH", f"{first}{os.pathsep}{tmp_path / 'jupyter'}")
     folder = first / "kernels" / "Twice"
@@ -134,16 +134,16 @@ def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
     second = tmp_path / "jupyter" / "kernels" / "twice"
     second.mkdir(parents=True)
     (second / "kernel.json").write_text(json.dumps(spec))
-    done = run_doctor("--json", "twice")
-    assert done.returncode == 0
-    used, shadowed = json.loads(done.stdout)["kernelspecs"]
+    completed = run_doctor("--json", "twice")
+    assert completed.returncode == 0
+    used, shadowed = json.loads(completed.stdout)["kernelspecs"]
     assert (used["folder"], used["notes"]) == (str(folder), [])
     assert KernelSpecManager().get_kernel_spec("twice").resource_dir == str(folder)
     assert shadowed["notes"] == [f"never used: {folder} comes first"]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ('{"argv": [\n "x",\n]}', "line 3"),
         ("[]", "the content must be a JSON object"),
@@ -161,47 +161,47 @@ def test_one_goes_before_another(kernelspecs, monkeypatch, tmp_path):
         ({"metadata": handshake_metadata(handshke="none")}, "'handshke', which"),
     ],
 )
-def test_a_kernel_json_that_is_wrong(text, said, kernelspecs, tmp_path):
-    """Said with the file and what is wrong in it; the others are diagnosed all the same."""
+def test_an_invalid_kernel_json_is_reported(text, problem, kernelspecs, tmp_path):
+    """Doctor names the file and its fault, and diagnoses the other kernelspecs."""
     kernelspecs("wrong")
     file = tmp_path / "jupyter" / "kernels" / "wrong" / "kernel.json"
     if isinstance(text, dict):
         text = json.dumps({"argv": ARGV, "display_name": "x", "language": "x", **text})
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    status, _, found = diagnose("wrong", "echo-handshake")
+    status, _, diagnoses = diagnose("wrong", "echo-handshake")
     assert status == 1
-    assert found["echo-handshake"]["problems"] == []
-    problems = "\n".join(found["wrong"]["problems"])
-    assert said in problems
+    assert diagnoses["echo-handshake"]["problems"] == []
+    problems = "\n".join(diagnoses["wrong"]["problems"])
+    assert problem in problems
     assert str(file.parent) in problems
 
 
-def test_a_name_that_is_nowhere():
-    done = run_doctor("nowhere")
-    assert done.returncode == 1
-    assert "there is no such kernelspec in" in done.stdout
+def test_an_unknown_name_is_reported():
+    completed = run_doctor("unknown")
+    assert completed.returncode == 1
+    assert "there is no such kernelspec in" in completed.stdout
 
 
-def test_a_provisioner_that_cannot_be_imported(kernelspecs, monkeypatch, tmp_path):
-    made = tmp_path / "site" / "broken-1.dist-info"
-    made.mkdir(parents=True)
-    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+def test_a_provisioner_that_cannot_be_imported_is_reported(kernelspecs, monkeypatch, tmp_path):
+    package = tmp_path / "site" / "broken-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     entry = "[jupyter_client.kernel_provisioners]\nbroken = no_such_module:Provisioner\n"
-    (made / "entry_points.txt").write_text(entry)
-    monkeypatch.setenv("PYTHONPATH", str(made.parent))
+    (package / "entry_points.txt").write_text(entry)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
     metadata = {"kernel_provisioner": {"provisioner_name": "broken"}}
     kernelspecs("broken", argv=ARGV, metadata=metadata)
-    status, _, found = diagnose("broken")
+    status, _, diagnoses = diagnose("broken")
     assert status == 1
-    [problem] = found["broken"]["problems"]
+    [problem] = diagnoses["broken"]["problems"]
     assert "no_such_module" in problem
     assert "reinstall" in problem
 
 
-# --- the surroundings -----------------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------------------
 
 
-def test_a_runtime_directory_that_cannot_be_written(tmp_path, monkeypatch):
+def test_an_unwritable_runtime_directory_is_reported(tmp_path, monkeypatch):
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "a file" / "runtime"))
     status, jupyter, _ = diagnose("echo-handshake")
@@ -211,8 +211,8 @@ def test_a_runtime_directory_that_cannot_be_written(tmp_path, monkeypatch):
     assert "JUPYTER_RUNTIME_DIR" in problem
 
 
-def test_a_file_system_that_gives_everybody_the_keys(tmp_path):
-    """As vfat or a share does: the file is there, its mode is not."""
+def test_a_file_that_other_users_can_read_is_reported(tmp_path):
+    """File systems such as vfat, or shares, do not store the mode of a file."""
     file = tmp_path / "probe"
     file.touch(mode=0o600)
     assert list(module.privacy_problems(file, "remedy")) == []
@@ -223,17 +223,17 @@ def test_a_file_system_that_gives_everybody_the_keys(tmp_path):
 
 
 @pytest.mark.parametrize(("version", "problems"), [("6.1.12", 1), ("7.0", 0), ("8.10.0", 0)])
-def test_an_old_jupyter_client(version, problems):
+def test_an_old_jupyter_client_is_reported(version, problems):
     assert len(list(module.jupyter_client_problems(version))) == problems
 
 
-def test_a_kernels_start_loads_no_command():
-    """A kernel binds its sockets before anything heavy is loaded."""
+def test_a_kernels_start_imports_no_command():
+    """A kernel binds its sockets before it imports anything slow."""
     code = (
         "import sys\n"
         "from echokernel.__main__ import main\n"
         "print(main(['-f', '/no/such/file']),"
         " *(n for n in ('doctor', 'stress', 'install') if 'echokernel.tools.' + n in sys.modules))"
     )
-    done = run_python("-c", code)
-    assert done.stdout == "2\n"
+    completed = run_python("-c", code)
+    assert completed.stdout == "2\n"

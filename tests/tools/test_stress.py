@@ -1,4 +1,4 @@
-"""``echokernel stress``: the command as a user runs it, and what it computes."""
+"""``echokernel stress``: the command, run as by a user, and its calculations."""
 
 import io
 import json
@@ -21,7 +21,7 @@ LONG = 100  # seconds, for a whole run on a loaded machine
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
-    """A folder for temporary files of the test's own; it must be empty again at its end."""
+    """A temporary folder for each test; it must be empty at the test's end."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -38,11 +38,11 @@ def stress(*words):
 
 
 @pytest.mark.timeout(LONG + 20)
-def test_a_thief_that_reads_connection_files(tmp_path):
-    """L7, H1: every classic launch is lost, no handshake is; said in the table and in JSON."""
+def test_classic_launches_fail_under_a_thief_and_handshakes_do_not(tmp_path):
+    """L7, H1: the table and the JSON report both."""
     file = tmp_path / "result.json"
-    done = stress("--launches", "4", "--processes", "2", "--json", str(file))
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = stress("--launches", "4", "--processes", "2", "--json", str(file))
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     result = json.loads(file.read_text())
     classic, handshake = result["modes"]
     assert (classic["mode"], classic["launches"]) == ("classic", 4)
@@ -50,24 +50,26 @@ def test_a_thief_that_reads_connection_files(tmp_path):
     assert (handshake["launches"], handshake["failures"], handshake["hangs"]) == (4, 0, 0)
     assert handshake["median_start"] > 0
     assert result["ports_taken"] >= 5, "a launch failed for another reason than the thief"
-    lost = [each for each in result["launches"] if each["outcome"] != "ok"]
-    assert all(each["mode"] == "classic" for each in lost)
-    assert any("Address already in use" in each["cause"] for each in lost)
-    lines = done.stdout.splitlines()
+    failed = [launch for launch in result["launches"] if launch["outcome"] != "ok"]
+    assert all(launch["mode"] == "classic" for launch in failed)
+    assert any("Address already in use" in launch["cause"] for launch in failed)
+    lines = completed.stdout.splitlines()
     assert lines[0] == "echo-handshake, 4 launches per mode from 2 processes, load: thief"
     assert lines[2].split() == ["launches", "failures", "hangs", "median", "start", "ratio"]
     assert lines[4].split()[:4] == ["handshake", "4", "0", "0"]
-    assert "the start mode is signed-frame" in done.stdout
-    assert "8/8 launches" in done.stderr.splitlines()[-1]
-    assert "\x1b" not in done.stderr, "no bar where no terminal is"
+    assert "the start mode is signed-frame" in completed.stdout
+    assert "8/8 launches" in completed.stderr.splitlines()[-1]
+    assert "\x1b" not in completed.stderr, "no progress bar without a terminal"
 
 
 @pytest.mark.timeout(LONG + 20)
-def test_without_load_everything_starts():
-    """The ratio of the starts is that to the first way; any way of the provisioner can be added."""
-    done = stress("--launches", "1", "--load", "none", "--modes", "handshake,handshake-request")
-    assert done.returncode == 0, done.stdout + done.stderr
-    handshake, request = (line.split() for line in done.stdout.splitlines()[3:5])
+def test_every_launch_succeeds_without_load():
+    """The ratio refers to the first start mode; any mode of the provisioner can be added."""
+    completed = stress(
+        "--launches", "1", "--load", "none", "--modes", "handshake,handshake-request"
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    handshake, request = (line.split() for line in completed.stdout.splitlines()[3:5])
     assert handshake[:4] == ["handshake", "1", "0", "0"]
     assert handshake[-1] == "1.00"
     assert request[:4] == ["handshake-request", "1", "0", "0"]
@@ -75,33 +77,35 @@ def test_without_load_everything_starts():
 
 
 @pytest.mark.timeout(LONG + 20)
-def test_while_ports_are_bound():
-    done = stress("--launches", "1", "--load", "binds", "--modes", "handshake")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "ports" in done.stdout
+def test_a_handshake_succeeds_while_ports_are_bound():
+    completed = stress("--launches", "1", "--load", "binds", "--modes", "handshake")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "ports" in completed.stdout
 
 
 @pytest.mark.timeout(LONG + 20)
-def test_a_kernel_that_dies_and_one_that_hangs(kernelspecs):
-    """L4: both are counted, with the cause; the status says that a handshake failed."""
+def test_dying_and_hanging_kernels_are_counted(kernelspecs):
+    """L4: the report contains the cause, and the exit status reports a failed handshake."""
     dies = "import sys; sys.exit('the cause')"
     hangs = "import threading; threading.Event().wait()"
     for name, code in (("dies", dies), ("hangs", hangs)):
         argv = [sys.executable, "-c", code, "{connection_file}"]
         kernelspecs(name, argv=argv, metadata=handshake_metadata(handshake="signed-frame"))
     words = ("--launches", "1", "--load", "none", "--modes", "handshake")
-    done = stress("--kernel", "dies", *words)
-    assert done.returncode == 1
-    assert "handshake, 1 x: the cause" in done.stdout
-    done = stress("--kernel", "hangs", "--timeout", "2", *words)
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[3].split()[:4] == ["handshake", "1", "0", "1"]
-    assert "did not register its ports within 2 s" in done.stdout
+    completed = stress("--kernel", "dies", *words)
+    assert completed.returncode == 1
+    assert "handshake, 1 x: the cause" in completed.stdout
+    completed = stress("--kernel", "hangs", "--timeout", "2", *words)
+    assert completed.returncode == 1
+    assert completed.stdout.splitlines()[3].split()[:4] == ["handshake", "1", "0", "1"]
+    assert "did not register its ports within 2 s" in completed.stdout
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_interrupted(how, kernelspecs, tmp_path):
-    """Every process and kernel ends, the folder goes, one line says so."""
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_an_interrupt_ends_every_process(signal_number, kernelspecs, tmp_path):
+    """Every process and kernel ends, the folder is removed, and one line reports that."""
     witness = tmp_path / "pids"
     hangs = (
         "import os, sys, threading\n"
@@ -118,17 +122,17 @@ def test_interrupted(how, kernelspecs, tmp_path):
     )
     try:
         poll_until(lambda: len(witness_lines(witness)) >= 2, "two kernels run", LONG)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) == 5, "a thief, two launchers, two kernels"
+        processes = psutil.Process(process.pid).children(recursive=True)
+        assert len(processes) == 5, "a thief, two launchers, two kernels"
     finally:
-        process.send_signal(how)
+        process.send_signal(signal_number)
         out, err = process.communicate(timeout=LONG)
     assert process.returncode == 130
     assert (out, err.strip()) == (
         "",
         "echokernel stress: interrupted; all its processes and kernels were stopped",
     )
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive, alive
 
 
@@ -137,8 +141,8 @@ def witness_lines(file):
 
 
 @pytest.mark.timeout(LONG + 20)
-def test_its_processes_end_with_it(kernelspecs, tmp_path, temporary):
-    """Killed, it leaves no process: those that it started notice."""
+def test_its_processes_end_if_it_is_killed(kernelspecs, tmp_path, temporary):
+    """The processes that it started detect its end and exit."""
     witness = tmp_path / "pids"
     hangs = (
         "import os, sys, threading\n"
@@ -149,34 +153,36 @@ def test_its_processes_end_with_it(kernelspecs, tmp_path, temporary):
     kernelspecs("hangs", argv=argv)
     process = subprocess.Popen([ECHOKERNEL, "stress", "--kernel", "hangs", "--processes", "1"])
     poll_until(lambda: witness_lines(witness), "a kernel runs", LONG)
-    family = psutil.Process(process.pid).children(recursive=True)
+    processes = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(family, timeout=40)
+    _, alive = psutil.wait_procs(processes, timeout=40)
     assert not alive, alive
-    for left in temporary.glob("echokernel-stress-*"):  # nobody is there to remove it
-        subprocess.run(["rm", "-r", str(left)], check=True)
+    for folder in temporary.glob("echokernel-stress-*"):  # the killed process cannot remove it
+        subprocess.run(["rm", "-r", str(folder)], check=True)
 
 
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def test_mistakes_are_told_in_one_line(kernelspecs, tmp_path):
+def test_a_mistake_is_reported_in_one_line(kernelspecs, tmp_path):
     kernelspecs("wrong", argv=["x"], metadata=handshake_metadata(handshake="bogus"))
     (tmp_path / "a file").write_text("")
-    for words, said in (
+    for words, problem in (
         (["--kernel", "missing"], "there is no kernelspec missing"),
         (["--kernel", "wrong"], "see `echokernel doctor wrong`"),
         (["--json", str(tmp_path / "a file" / "x.json")], "a file"),
         (["--json", str(tmp_path)], "directory"),
     ):
-        done = stress(*words)
-        assert done.returncode == 2
-        lines = [line for line in done.stderr.splitlines() if line.startswith("echokernel stress")]
+        completed = stress(*words)
+        assert completed.returncode == 2
+        lines = [
+            line for line in completed.stderr.splitlines() if line.startswith("echokernel stress")
+        ]
         assert len(lines) == 1
-        assert said in lines[0]
-        assert "Traceback" not in done.stderr
-        assert done.stdout == ""
+        assert problem in lines[0]
+        assert "Traceback" not in completed.stderr
+        assert completed.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -184,21 +190,21 @@ def test_mistakes_are_told_in_one_line(kernelspecs, tmp_path):
     [["--launches", "0"], ["--launches", "x"], ["--timeout", "-1"], ["--load", "bogus"],
      ["--modes", "classic,bogus"], ["--processes", "1.5"], ["more"]],
 )  # fmt: skip
-def test_wrong_arguments(words):
-    done = stress(*words)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: echokernel stress")
-    assert "Traceback" not in done.stderr
+def test_invalid_arguments_print_the_usage(words):
+    completed = stress(*words)
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("usage: echokernel stress")
+    assert "Traceback" not in completed.stderr
 
 
-# --- what is computed -----------------------------------------------------------------------------
+# --- calculations ---------------------------------------------------------------------------------
 
 
-def record(way, outcome="ok", **more):
-    return {"mode": way, "outcome": outcome, **more}
+def record(mode, outcome="ok", **more):
+    return {"mode": mode, "outcome": outcome, **more}
 
 
-def test_summary():
+def test_summary_counts_outcomes_per_mode():
     records = [
         record("classic", seconds=1.0), record("classic", seconds=3.0),
         record("classic", "failed", cause="x"), record("handshake", seconds=1.0),
@@ -212,7 +218,7 @@ def test_summary():
     assert [row.ok for row in summarize(records, ["classic", "handshake"])] == [False, False]
 
 
-def test_table_and_causes():
+def test_report_has_a_table_and_causes():
     rows = [Row("classic", 10, 9, 1, None, None), Row("handshake", 10, 0, 0, 0.534, None)]
     assert table(rows) == (
         "           launches  failures  hangs  median start  ratio\n"
@@ -231,7 +237,7 @@ def test_table_and_causes():
     ]
 
 
-def test_a_kernel_without_a_handshake_is_told():
+def test_report_names_a_start_mode_without_a_handshake():
     rows = [Row("handshake", 1, 0, 0, 1.0, 1.0)]
     text = stress_report.report("title", rows, [], ("classic", "it says 5.5"), None)
     assert text.splitlines()[-1] == (
@@ -245,8 +251,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress():
-    """A bar on a terminal, which overwrites itself; else a line for each tenth."""
+def test_progress_on_a_terminal_and_in_a_file():
+    """On a terminal, a bar overwrites itself; otherwise each tenth has a line."""
     for out, expected in (
         (Terminal(), "\r\x1b[K[" + "#" * 30 + "] 20/20 launches; failed: classic 1, handshake 0\n"),
         (io.StringIO(), "20/20 launches; failed: classic 1, handshake 0\n"),

@@ -31,16 +31,16 @@ def test_a_browser_refresh_and_the_end(server, tmp_path):
     session = uuid.uuid4().hex
     page = Websocket(server, kernel_id, session)
     page.send("comm_open", {"comm_id": "one", "target_name": "echo", "data": {}})
-    page.tell("one", {"jsonrpc": "2.0", "id": "asking", "method": "ask", "params": [5]})
-    asked = page.hear_data(lambda data: data.get("method") == "answer")["id"]
+    page.send_comm_msg("one", {"jsonrpc": "2.0", "id": "asking", "method": "ask", "params": [5]})
+    asked = page.receive_comm_data(lambda data: data.get("method") == "answer")["id"]
     # Much longer than the grace period, and it goes on while there is no page.
     page.execute("sleep 1")
     page.close()
     page = Websocket(server, kernel_id, session)
     page.run_cell("say the sleep is over")
     assert page.comms() == {"one"}
-    page.tell("one", {"jsonrpc": "2.0", "id": asked, "result": 6})
-    assert page.hear_data(lambda data: data.get("id") == "asking")["result"] == 6
+    page.send_comm_msg("one", {"jsonrpc": "2.0", "id": asked, "result": 6})
+    assert page.receive_comm_data(lambda data: data.get("id") == "asking")["result"] == 6
     noted = tmp_path / "noted"
     page.run_cell("open two")
     page.run_cell(f"ask_until_the_end {noted}")
