@@ -55,8 +55,7 @@ def subscribed_socket(
     sub.linger = LINGER_MS
     if identity:
         sub.identity = identity
-    # jupyter_client before 8.9 has no encryption.
-    if getattr(node, "curve_publickey", None) is not None:
+    if node.curve_publickey is not None:
         sub.curve_secretkey = node.curve_secretkey
         sub.curve_publickey = sub.curve_serverkey = node.curve_publickey
     # The kernel sends each welcome once, when the subscription arrives (S1). jupyter_client's own

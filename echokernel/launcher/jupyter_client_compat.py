@@ -56,8 +56,7 @@ def curve_keys(manager: Any) -> CurveKeys | None:
 
     The rules are those of ``LocalProvisioner.pre_launch``.
     """
-    # jupyter_client before 8.9 has no encryption.
-    policy = getattr(manager, "_transport_encryption_policy", lambda: "disabled")()
+    policy = manager._transport_encryption_policy()
     if policy == "disabled":
         return None
     if policy == "auto" and not manager._kernel_supports_curve_encryption():

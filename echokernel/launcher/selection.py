@@ -8,10 +8,8 @@ remembered for each kernelspec, as long as this process lives.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from ..protocol.startup import Form
@@ -97,12 +95,7 @@ def remember(kernel_spec: Any, mode: StartMode) -> None:
 
 def protocol_version(kernel_spec: Any) -> tuple[int, ...]:
     """Return the kernelspec's ``kernel_protocol_version``, or () if it has none."""
-    version = getattr(kernel_spec, "kernel_protocol_version", None)
-    if version is None:  # Older versions of jupyter_client drop this field.
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            text = (Path(kernel_spec.resource_dir) / "kernel.json").read_text(encoding="utf-8")
-            version = json.loads(text).get("kernel_protocol_version")
-    parts = str(version or "").split(".")
+    parts = str(kernel_spec.kernel_protocol_version or "").split(".")
     return tuple(int(part) for part in parts) if all(p.isdecimal() for p in parts) else ()
 
 

@@ -125,7 +125,7 @@ class WelcomeWebsocketConnection(ZMQChannelsWebsocketConnection):
         info_future = getattr(manager, "_kernel_info_future", None)
         info = info_future.result() if info_future is not None and info_future.done() else {}
         # ipykernel 7.4 welcomes. It advertises 5.5 in its kernelspec, but 5.3 in its reply.
-        version = getattr(manager.kernel_spec, "kernel_protocol_version", None)
+        version = manager.kernel_spec.kernel_protocol_version
         return promises_welcome(info) or promises_welcome({"protocol_version": version})
 
     async def _wait_for_welcome(self, iopub: Any, deferred: list[Frames]) -> None:
