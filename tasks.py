@@ -22,8 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-PYTEST = ("pytest", "-n", "2", "--dist", "loadfile")
-"""The command for the tests in the README."""
+PYTEST = ("pytest", "-n", "4", "--dist", "loadfile")
+"""The command for the tests in the README. Tests mostly wait, so four at a time suit two cores."""
+
+PYTEST_ALL = ("pytest", "-n", "2", "--dist", "loadfile")
+"""Floods, browsers and servers keep a core busy each."""
 
 START = """
 import sys
@@ -65,7 +68,7 @@ def test_all() -> None:
     artefacts.mkdir(parents=True, exist_ok=True)
     report = artefacts / "tests.xml"
     variables = {"ECHOKERNEL_TEST_EVERYTHING": "1", "ECHOKERNEL_ARTEFACTS": str(artefacts)}
-    run(*PYTEST, f"--junitxml={report}", **variables)
+    run(*PYTEST_ALL, f"--junitxml={report}", **variables)
     table = run("python", "docs/clients_table.py", str(report), capture=True)
     (artefacts / "clients.md").write_text(table, encoding="utf-8")
     print(table)

@@ -6,6 +6,7 @@ A ratio is formed within a round, from two turns that the machine served under s
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ def outcomes(
                        "q3": 1 / reached["q1"], "n": reached["n"]}  # fmt: skip
         met = None
         if reached:
-            low, high = goal.at_least or 0, goal.at_most or float("inf")
+            low, high = goal.at_least or -math.inf, goal.at_most or math.inf
             met = low <= reached["median"] <= high
         unit = "" if goal.reference else measure["unit"]
         outcome = {"title": measure["title"], "unit": unit, "reached": reached, "met": met}
