@@ -1,10 +1,10 @@
-"""The marker `abuse`, and a kernel that does what a cell says."""
+"""The marker `abuse`, and a kernel whose cells are instructions."""
 
 import os
 
 import pytest
 
-from abuse.peers import start_kernel
+from abuse.running_kernel import start_kernel
 
 EVERYTHING = "ECHOKERNEL_TEST_EVERYTHING"
 """.ci/run sets this environment variable."""
@@ -28,11 +28,11 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def kernel(tmp_path, request):
     """A running `workload_kernel`; a parameter is the list of additional command-line words."""
-    with start_kernel(tmp_path, *getattr(request, "param", ())) as started:
-        yield started
+    with start_kernel(tmp_path, *getattr(request, "param", ())) as running:
+        yield running
 
 
 @pytest.fixture
 def client(kernel):
-    with kernel.client() as joined:
-        yield joined
+    with kernel.client() as client:
+        yield client

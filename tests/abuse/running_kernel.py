@@ -198,7 +198,7 @@ class RunningKernel:
 
 @contextlib.contextmanager
 def start_kernel(folder, *words, kernel_class="workload_kernel:WorkloadKernel"):
-    """Start a kernel in ``folder``; kill it at the end.
+    """Start a kernel in ``folder``, and wait until it has loaded its class; kill it at the end.
 
     Args:
         folder: for the kernelspec, the log, and as the kernel's working directory.
@@ -224,7 +224,10 @@ def start_kernel(folder, *words, kernel_class="workload_kernel:WorkloadKernel"):
         with log.open("wb") as output:
             # This folder is not a checkout, from which `python -m` would import echokernel.
             manager.start_kernel(cwd=str(folder), stdout=output, stderr=output)
-        yield RunningKernel(manager, log)
+        kernel = RunningKernel(manager, log)
+        with kernel.client() as client:
+            client.request("kernel_info_request", {})  # the welcome can precede the class
+        yield kernel
     finally:
         if manager.has_kernel:
             manager.shutdown_kernel(now=True)
