@@ -240,7 +240,7 @@ def test_much_output_keeps_its_order(doing):
 
 @pytest.mark.parametrize(
     ("code", "name", "text"),
-    [("fail no", "ValueError", "no"), ("nothing", "TypeError", "do_execute returned")],
+    [("fail no", "ValueError", "no"), ("return_text", "TypeError", "do_execute returned")],
 )
 def test_a_cell_that_raises(code, name, text, doing):
     """An author's exception is an error in the cell, never a request without a reply."""
@@ -254,7 +254,7 @@ def test_a_cell_that_raises(code, name, text, doing):
 
 def test_a_cell_that_spoils_the_streams(doing):
     """User code can put anything into sys.stdout; that ends no kernel."""
-    assert run_cell(doing, "spoil")[0]["status"] == "ok"
+    assert run_cell(doing, "break_stdout")[0]["status"] == "ok"
     assert run_cell(doing, "sleep 0")[0]["status"] == "error"  # it prints
     assert doing.request("kernel_info_request", {})["status"] == "ok"
 
@@ -320,7 +320,7 @@ def until_idle(client, msg_ids):
 
 
 def test_an_interrupt_that_the_code_swallows(doing):
-    msg_id = begin_cell(doing, "swallow 60")
+    msg_id = begin_cell(doing, "catch_interrupt 60")
     os.killpg(doing.process.pid, signal.SIGINT)
     assert doing.receive_reply(msg_id)["content"]["status"] == "ok"
     assert [kind for kind, _ in doing.receive_until_idle(msg_id)] == ["stream", "status"]
@@ -426,13 +426,13 @@ def test_shutdown(channel, restart, client, connection):
 
 
 def test_a_cell_that_ends_the_process(doing):
-    doing.execute("leave 7")
+    doing.execute("exit 7")
     assert doing.process.wait_for_end()[0] == 7
 
 
 def test_ending_during_a_cell(doing):
     """SIGTERM, as launchers send when a shutdown takes too long: no cell can swallow it."""
-    begin_cell(doing, "stay 60")
+    begin_cell(doing, "catch_everything 60")
     os.kill(doing.process.pid, signal.SIGTERM)
     status, stderr = doing.process.wait_for_end()
     assert status == -signal.SIGTERM

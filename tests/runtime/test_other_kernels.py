@@ -59,7 +59,7 @@ def test_a_message_made_by_hand(rules):
 
 def test_what_json_lacks(rules):
     """Cleaned as jupyter_client's Session does it; bash_kernel sends its images as bytes."""
-    assert run_cell(rules, "sending_what_json_lacks").data("display_data") == [
+    assert run_cell(rules, "sending_python_types").data("display_data") == [
         {
             "bytes": base64.b64encode(b"\x00\xff").decode(),
             "tuple": [1, 2],
@@ -111,10 +111,10 @@ def test_the_loop(rules):
 
 
 def test_what_a_kernel_knows(rules):
-    code = "telling_the_parent please"
+    code = "showing_the_parent please"
     assert run_cell(rules, code).published == [stdout(code)]
     ports = "control_port hb_port iopub_port shell_port stdin_port"
-    assert run_cell(rules, "telling_the_ports").published == [stdout(ports)]
+    assert run_cell(rules, "showing_the_ports").published == [stdout(ports)]
     answer = rules.request("connect_request", {})
     assert answer.pop("status") == "ok"
     assert answer == {k: v for k, v in rules.connection.items() if k.endswith("_port")}
@@ -175,7 +175,7 @@ def test_what_an_author_overrides(handling):
 
 def test_an_author_overrides_what_we_do(handling):
     """``start`` and ``kernel_info``, with ``super()`` as ever."""
-    assert handling.request("kernel_info_request", {})["banner"] == "Made by me"
+    assert handling.request("kernel_info_request", {})["banner"] == "overridden"
     handling.shut_down()
     assert "WARNING started" in handling.process.wait_for_end()[1]
 

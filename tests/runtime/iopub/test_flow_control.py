@@ -120,7 +120,7 @@ def test_who_never_reads_loses_output_and_nothing_else(kernel):
     """P3: beyond the bound; what is said of requests and of comms still has room."""
     sleeper = Reader(kernel)
     flood = execute_to_reply(kernel, f"display_many {MORE_THAN_THE_BOUND}")
-    later = [execute_to_reply(kernel, f"tell_a_comm {number}") for number in range(20)]
+    later = [execute_to_reply(kernel, f"send_comm_message {number}") for number in range(20)]
     sleeper.read_until_idle(later[-1])
     assert 90_000 < sleeper.displays(flood) < 131_000
     assert {flood, *later} <= sleeper.idle
@@ -252,7 +252,7 @@ def test_memory_is_bounded(others, kernel):
         reader.read_until_idle(flood)
     assert kernel.receive_reply(flood, timeout=PATIENT)["content"]["status"] == "ok"
     assert process.memory_info().rss - before < 450 * MB
-    after = execute_to_reply(kernel, "tell_a_comm after")
+    after = execute_to_reply(kernel, "send_comm_message after")
     sleeper.read_until_idle(after)
     assert flood in sleeper.idle
     assert 200 < sleeper.displays(flood) < 300

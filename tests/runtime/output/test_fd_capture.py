@@ -45,7 +45,7 @@ def text_of(published, name):
 
 def test_everything_is_published_in_order(started):
     """By the descriptor, a C call, a child process, a forked child: before the cell is done."""
-    _, published = run_cell(started(), "say_below_python x")
+    _, published = run_cell(started(), "print_below_python x")
     assert text_of(published, "stdout").splitlines() == [
         "python",
         "descriptor",
@@ -57,7 +57,7 @@ def test_everything_is_published_in_order(started):
 
 def test_stderr_and_split_characters(started):
     client = started()
-    _, published = run_cell(client, "complain_below_python no")
+    _, published = run_cell(client, "write_stderr_below_python no")
     assert published == [("stream", {"name": "stderr", "text": "no"})]
     _, published = run_cell(client, "write_half_a_character x")
     assert text_of(published, "stdout") == "between\n\u20ac"
@@ -67,7 +67,7 @@ def test_output_after_the_cell_is_published_too(started, tmp_path):
     """A child that lives on: nobody prints or flushes, and it is shown all the same."""
     client = started()
     os.mkfifo(gate := tmp_path / "gate")
-    msg_id = client.execute(f"leave_a_child_behind {gate}")
+    msg_id = client.execute(f"start_child {gate}")
     client.receive_reply(msg_id)
     client.receive_until_idle(msg_id)
     gate.open("w").close()
@@ -78,7 +78,7 @@ def test_output_after_the_cell_is_published_too(started, tmp_path):
 
 def test_the_option_to_leave_it_alone(started):
     client = started("--no-capture-fd-output")
-    _, published = run_cell(client, "complain_below_python x-y-z")
+    _, published = run_cell(client, "write_stderr_below_python x-y-z")
     assert published == []
     client.shut_down()
     status, stderr = client.process.wait_for_end()
@@ -88,7 +88,7 @@ def test_the_option_to_leave_it_alone(started):
 def test_the_log_is_not_output(started):
     """What the kernel logs goes to the process's stderr, never to a frontend."""
     client = started()
-    assert run_cell(client, "say_to_the_log x")[1] == []
+    assert run_cell(client, "log_warning x")[1] == []
     client.shut_down()
     assert "logged x" in client.process.wait_for_end()[1]
 
