@@ -1,6 +1,6 @@
-"""A client that speaks frames to a kernel, and fails when the kernel's answer is not exact.
+"""A client that exchanges frames with a kernel, and fails when the kernel's answer is not exact.
 
-Each wait has a deadline, in seconds. Nothing of echokernel is used, see ``raw_messages``.
+Each wait has a deadline, in seconds. No other part of echokernel is used, see ``raw_messages``.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class RawClient:
     not expect there is a failure, never skipped.
 
     Args:
-        context: makes the sockets; whoever owns the context closes it.
+        context: creates the sockets; its owner closes it.
         connection: content of the kernel's connection file.
-        topics: what IOPub subscribes to. The welcome of each is expected (W2).
+        topics: the IOPub subscriptions. The client waits for the welcome to each of them (W2).
 
-    Raises PeerError when a welcome is missing or wrong.
+    Raises PeerError if a welcome is missing or wrong.
 
     https://jupyter.org/enhancement-proposals/65-jupyter-xpub/jupyter-xpub.html
     """
@@ -83,7 +83,7 @@ class RawClient:
         Args:
             channel: one of CHANNELS.
             kind: ``zmq.DEALER``, ``zmq.SUB`` or ``zmq.REQ``.
-            topics: subscriptions, made before the connection: the kernel welcomes each once (S1).
+            topics: subscriptions. They precede the connection: the kernel welcomes each once (S1).
         """
         sock = self.context.socket(kind)
         sock.linger = 0
@@ -138,7 +138,7 @@ class RawClient:
     # --- answers --------------------------------------------------------------------------------
 
     def receive_on(self, channel: str, timeout: float = DEADLINE) -> Message:
-        """Return the next message of a channel; PeerError if there is none or it is malformed."""
+        """Return the next message of a channel; PeerError if it is missing or malformed."""
         return parse_message(receive_frames(self._socket_of(channel), timeout), self.key)
 
     def receive_reply(
@@ -153,8 +153,8 @@ class RawClient:
     def receive_publication(self, timeout: float = DEADLINE) -> Message:
         """Return the next message on IOPub.
 
-        ``status: starting`` is left out. It may come once, and belongs to no request (W5):
-        otherwise PeerError.
+        ``status: starting`` is skipped. Raises PeerError if it arrives twice, or belongs to a
+        request (W5).
         """
         message = self.receive_on("iopub", timeout)
         if (message["msg_type"], message["content"]) != STARTING:
@@ -165,10 +165,10 @@ class RawClient:
         return self.receive_publication(timeout)
 
     def receive_until_idle(self, msg_id: str, timeout: float = DEADLINE) -> list[Published]:
-        """Return what is published for a request, up to its idle.
+        """Return the messages that are published for a request, up to its idle status.
 
-        Raises PeerError for a message that belongs to another request, or to none. The timeout, in
-        seconds, is that of each message.
+        Raises PeerError for a message that does not belong to this request. ``timeout`` is the
+        longest wait for one message, in seconds.
         """
         published: list[Published] = []
         while not published or published[-1] != IDLE:
@@ -181,8 +181,8 @@ class RawClient:
     def expect_welcome(self, topic: bytes, timeout: float = DEADLINE) -> Message:
         """Return the welcome to a topic (W2).
 
-        A subscriber of every topic receives the welcomes of other clients, too: these are passed
-        over. Raises PeerError for any other message, and for a wrong topic frame or parent header.
+        A subscriber of every topic receives the welcomes of other clients, too: these are skipped.
+        Raises PeerError for any other message, and for a wrong topic frame or parent header.
         """
         content = {"subscription": topic.decode()}
         while True:
@@ -198,7 +198,7 @@ class RawClient:
     def expect_nothing_unread(self) -> None:
         """Raise PeerError if a message is unread.
 
-        A round trip on shell and control brings in the messages that are on their way.
+        A round trip on shell and control delivers the messages that are on their way.
         """
         self.request("kernel_info_request", {})
         self.request("kernel_info_request", {}, "control")

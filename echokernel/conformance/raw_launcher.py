@@ -1,6 +1,6 @@
-"""A launcher that speaks frames to a kernel, in either form of the handshake.
+"""A launcher that exchanges frames with a kernel, in either form of the handshake.
 
-It accepts one registration and is exact about it. Nothing of echokernel is used, see
+It accepts one registration and checks it exactly. No other part of echokernel is used, see
 ``raw_messages``.
 
 https://jupyter-client.readthedocs.io/en/latest/messaging.html
@@ -39,11 +39,11 @@ PORT_NAMES = frozenset(f"{channel}_port" for channel in CHANNELS)
 class RawLauncher:
     """A registration socket and the registration file that names it.
 
-    The socket is what launchers use in the field: ROUTER for the signed frame, REP for the
-    handshake request.
+    The socket has the type that launchers use in the field: ROUTER for the signed frame, REP for
+    the handshake request.
 
     Args:
-        context: makes the socket; whoever owns the context closes it.
+        context: creates the socket; its owner closes it.
         folder: where ``registration.json`` is written.
         form: one of FORMS.
         key: signs both directions; empty for unsigned messages.
@@ -89,9 +89,9 @@ class RawLauncher:
         return path
 
     def receive_registration(self, timeout: float = DEADLINE) -> JsonObject:
-        """Return the kernel's connection as it has registered it, with ports as integers.
+        """Return the connection that the kernel registers, with ports as integers.
 
-        Raises PeerError if there is no registration within ``timeout`` seconds, or if it is not
+        Raises PeerError if no registration arrives within ``timeout`` seconds, or if it is not
         exactly of this form.
         """
         frames = receive_frames(self.socket, timeout)

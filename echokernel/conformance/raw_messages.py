@@ -32,15 +32,15 @@ IDLE: Published = ("status", {"execution_state": "idle"})
 STARTING: Published = ("status", {"execution_state": "starting"})
 
 MAX_SHOWN = 500
-"""Characters of what was received that an error shows."""
+"""Characters of the received value that an error shows."""
 
 
 class PeerError(AssertionError):
-    """A peer has not sent what the documentation, or the caller, requires.
+    """A peer has not sent the message that the documentation, or the caller, requires.
 
     Attributes:
-        expected: what was required, as a phrase.
-        received: what arrived instead; None if nothing did.
+        expected: the requirement, as a phrase.
+        received: the value that arrived instead; None if nothing arrived.
     """
 
     def __init__(self, expected: str, received: object = None) -> None:
@@ -105,10 +105,10 @@ def build_message(
 
     Args:
         msg_type: for example ``execute_request``.
-        content: what JSON can express.
+        content: a value that JSON can express.
         key: the connection's key; empty for unsigned messages.
         session: session id of the sender.
-        parent: header of the message that this one belongs to; None for ``{}``.
+        parent: header of the request that the message belongs to; None for ``{}``.
         header: keys of the header that are added or replaced.
     """
     msg_id = uuid.uuid4().hex
@@ -128,8 +128,8 @@ def build_message(
 def parse_message(frames: Sequence[bytes], key: str) -> Message:
     """Return a received message.
 
-    Raises PeerError for a missing delimiter or frame, a wrong signature, what is not JSON, and a
-    header without ``msg_type``.
+    Raises PeerError for a missing delimiter or frame, a wrong signature, a frame that is not JSON,
+    and a header without ``msg_type``.
     """
     if DELIMITER not in frames:
         raise PeerError("a message with a delimiter", list(frames))
@@ -156,13 +156,13 @@ def parse_message(frames: Sequence[bytes], key: str) -> Message:
 def parse_json(frame: bytes) -> Any:
     """Return the value of a JSON frame; PeerError if the frame is not UTF-8 JSON."""
     try:
-        return json.loads(frame)
-    except ValueError:  # UnicodeDecodeError is one, too
+        return json.loads(frame.decode())  # json.loads alone also accepts UTF-16
+    except ValueError:  # including UnicodeDecodeError
         raise PeerError("UTF-8 JSON", frame) from None
 
 
 def parent_id_of(message: Message) -> str | None:
-    """Return the id of the request that a message belongs to; None if it belongs to none."""
+    """Return the id of the request that a message belongs to; None without a request."""
     parent = message["parent_header"]
     return parent.get("msg_id") if isinstance(parent, dict) else None
 

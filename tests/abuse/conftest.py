@@ -1,18 +1,18 @@
-"""A kernel that does what a cell says, and a client of it."""
+"""A kernel whose cells are instructions, and a client of it."""
 
 import pytest
 
-from abuse.peers import start_kernel
+from abuse.running_kernel import start_kernel
 
 
 @pytest.fixture
 def kernel(tmp_path, request):
     """A running `workload_kernel`; a parameter is the list of additional command-line words."""
-    with start_kernel(tmp_path, *getattr(request, "param", ())) as started:
-        yield started
+    with start_kernel(tmp_path, *getattr(request, "param", ())) as running:
+        yield running
 
 
 @pytest.fixture
 def client(kernel):
-    with kernel.client() as joined:
-        yield joined
+    with kernel.client() as client:
+        yield client

@@ -1,6 +1,6 @@
 """Attacks by peers without the key: memory and log stay bounded, clients are served (W3, W4, K12).
 
-A single malformed message, and a single junk frame on IOPub, are tested with the wire tests.
+The wire tests cover a single malformed message, and a single junk frame on IOPub.
 """
 
 import contextlib
@@ -12,19 +12,20 @@ import uuid
 import psutil
 import pytest
 
-from abuse.peers import DEADLINE, DELIMITER, GREETING, MB, MemoryWatch, RawPeer
+from abuse.running_kernel import MB, MemoryWatch
+from echokernel.conformance.raw_client import DEADLINE
+from echokernel.conformance.raw_messages import CHANNELS, DELIMITER, PeerError
+from echokernel.conformance.raw_zmtp import GREETING
 
 pytestmark = pytest.mark.timeout(120)
 
 MEMORY_BOUND = 64 * MB
 
 LINE_BOUND = 200
-"""Bytes of a line in the log: none repeats what the peer sent."""
+"""Bytes of a line in the log: no line repeats the data of a peer."""
 
-DISCONNECTED = OSError
-"""What a peer sees when the kernel closes its connection, as it may."""
-
-CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+DISCONNECTED = (OSError, PeerError)
+"""Errors of a peer whose connection the kernel closes. The kernel may close it."""
 
 UNREAD = 100
 """Frames of 1 MB to a socket that the kernel does not read. ZMQ_RCVHWM bounds the number of unread
@@ -57,20 +58,20 @@ def many_topics(kernel, attackers):
 
 
 def many_connections(kernel, attackers):
-    """More connections than the kernel's process may have files: silent, or in their greeting."""
+    """More connections than the kernel's process may have files: silent, or in the greeting."""
     if hasattr(kernel.process, "rlimit"):  # psutil has it on Linux
         kernel.process.rlimit(psutil.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     addresses = itertools.cycle(kernel.address(name) for name in CHANNELS)
     greetings = itertools.cycle([b"", GREETING[:12], GREETING])
     for _ in range(2 * OPEN_FILES):
-        with contextlib.suppress(DISCONNECTED):
+        with contextlib.suppress(*DISCONNECTED):
             peer = socket.create_connection(next(addresses), timeout=DEADLINE)
             attackers.callback(peer.close)
             peer.sendall(next(greetings))
 
 
 def garbage(kernel, attackers):
-    """Messages that are malformed or not signed, from 100 peers of each socket."""
+    """Messages that are malformed or not signed, from 100 peers on each socket."""
     messages = [
         [b""],
         [b"", b"", b""],
@@ -99,8 +100,8 @@ def large_frames_while_a_cell_runs(kernel, attackers):
     """100 MB while the main thread does not read."""
     other = attackers.enter_context(kernel.client())
     msg_id = other.execute({"do": "compute", "seconds": 2})
-    for message in other.published(msg_id):
-        if message.kind == "execute_input":
+    for kind, _ in other.publications(msg_id):
+        if kind == "execute_input":
             break
     send(kernel, attackers, "shell", [[bytes(MB)]] * UNREAD)
 
@@ -115,12 +116,12 @@ ATTACKS = {
     large_frames_on_stdin: MEMORY_BOUND + UNREAD * MB,
     large_frames_while_a_cell_runs: MEMORY_BOUND + UNREAD * MB,
 }
-"""Each with the bytes by which the kernel's memory may grow."""
+"""The bytes by which the kernel's memory may grow during each attack."""
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attack(attack, kernel, client):
-    """W4, K12: clients are served during the attack and afterwards, new ones too."""
+def test_clients_are_served_during_an_attack_and_afterwards(attack, kernel, client):
+    """W4, K12: clients, including new clients, are served; memory and log are bounded."""
     with contextlib.ExitStack() as attackers, MemoryWatch(kernel) as memory:
         attack(kernel, attackers)
         run_cells(client)
@@ -139,14 +140,14 @@ def test_attack(attack, kernel, client):
         pytest.param(
             large_frames_on_stdin,
             marks=pytest.mark.xfail(
-                reason="libzmq keeps what a disconnected peer sent until the kernel reads stdin",
+                reason="libzmq keeps frames of a disconnected peer until the kernel reads stdin",
                 strict=True,
             ),
         ),
     ],
 )
-def test_unread_frames_are_released(attack, kernel, client):
-    """W4: when the peer has disconnected and the cell has ended."""
+def test_unread_frames_of_a_disconnected_peer_are_released(attack, kernel, client):
+    """W4: the memory is released when the peer has disconnected and the cell has ended."""
     before = kernel.memory()
     with contextlib.ExitStack() as attackers:
         attack(kernel, attackers)
@@ -156,22 +157,21 @@ def test_unread_frames_are_released(attack, kernel, client):
 
 def run_cells(client):
     for number in range(EXECUTES):
-        kinds = [message.kind for message in client.run(f"cell {number}")]
+        kinds = [kind for kind, _ in client.run(f"cell {number}")]
         assert kinds == ["status", "execute_input", "stream", "status"]
 
 
 def subscribe(kernel, attackers, topics):
     """Subscribe with one peer, until the kernel disconnects it."""
-    with contextlib.suppress(DISCONNECTED):
-        peer = attackers.enter_context(contextlib.closing(RawPeer(kernel.address("iopub"))))
+    with contextlib.suppress(*DISCONNECTED):
+        peer = attackers.enter_context(kernel.raw_peer("iopub", b"SUB"))
         for topic in topics:
-            peer.subscribe(topic)
+            peer.send(b"\x01" + topic)
 
 
 def send(kernel, attackers, channel, messages):
     """Send with one peer, until the kernel disconnects it."""
-    with contextlib.suppress(DISCONNECTED):
-        peer = RawPeer(kernel.address(channel), kind=b"DEALER")
-        attackers.callback(peer.close)
+    with contextlib.suppress(*DISCONNECTED):
+        peer = attackers.enter_context(kernel.raw_peer(channel, b"DEALER"))
         for frames in messages:
-            peer.send(frames)
+            peer.send(*frames)

@@ -1,6 +1,7 @@
-"""A kernel that does what its cell says, written against ipykernel's interface alone.
+"""A kernel whose cells are instructions, written against ipykernel's interface alone.
 
-A cell is a JSON object, for example ``{"do": "display", "times": 1000}``; any other cell is echoed.
+An instruction is a JSON object, for example ``{"do": "display", "times": 1000}``. Any other cell is
+echoed.
 """
 
 import json
@@ -19,8 +20,8 @@ class WorkloadKernel(Kernel):
 
     def do_execute(self, code, silent, store_history=True, *_, **__):
         if code.startswith("{"):
-            order = json.loads(code)
-            getattr(self, order.pop("do"))(**order)
+            arguments = json.loads(code)
+            getattr(self, arguments.pop("do"))(**arguments)
         else:
             self.send_response(self.iopub_socket, "stream", {"name": "stdout", "text": code})
         return {

@@ -1,4 +1,4 @@
-"""comm_lifecycle.py and Subscribers: leaves and ``now`` -> requests that fail, comms that close."""
+"""comm_lifecycle.py and Subscribers: disconnects and ``now`` -> failed requests, closed comms."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def subscribers():
 
 @pytest.fixture
 def lifecycle(subscribers):
-    made = CommLifecycle(subscribers, grace=1)
-    for each in (comm("a", "s1"), comm("b", "s2"), comm("kept", "s1", persistent=True)):
-        made.opened(each, now=0)
-    return made
+    lifecycle = CommLifecycle(subscribers, grace=1)
+    for live in (comm("a", "s1"), comm("b", "s2"), comm("kept", "s1", persistent=True)):
+        lifecycle.opened(live, now=0)
+    return lifecycle
 
 
-# --- who listens --------------------------------------------------------------------------------
+# --- subscribers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("topic", [b"", b"c", b"comm-", b"comm-a", b"comm-abc"])
-def test_the_last_who_hears_a_comm(topic, subscribers):
-    """C1, C7: the leave of one of two changes nothing, that of the last is told."""
+def test_only_the_last_subscriber_of_a_comm_is_reported(topic, subscribers):
+    """C1, C7: the first of two unsubscribes changes nothing; the second is reported."""
     subscribers.add(topic, 1)
     subscribers.add(topic, 2)
     assert subscribers.has_subscriber(b"comm-abc")
@@ -48,8 +48,8 @@ def test_the_last_who_hears_a_comm(topic, subscribers):
     assert not subscribers.has_subscriber(b"comm-abc")
 
 
-def test_what_the_others_can_still_hear(subscribers):
-    """C1: by topic; a comm that somebody hears by another one is not concerned."""
+def test_a_comm_with_another_subscribed_topic_is_not_concerned(subscribers):
+    """C1: the report names the topics that still have a subscriber."""
     for number, topic in enumerate((b"", b"comm-b", b"stream")):
         subscribers.add(topic, number)
     [left] = subscribers.remove(b"", 0)
@@ -59,15 +59,16 @@ def test_what_the_others_can_still_hear(subscribers):
 
 
 @pytest.mark.parametrize("topic", [b"stream", b"commx", b"kernel.", b"d", b"session"])
-def test_topics_that_do_not_matter(topic, subscribers):
+def test_topics_that_match_no_comm_are_not_recorded(topic, subscribers):
+    """C1."""
     subscribers.add(topic, 1)
     assert not subscribers.has_subscriber(b"comm-a")
     assert not subscribers.has(topic)
     assert subscribers.remove(topic, 1) == []
 
 
-def test_presence(subscribers):
-    """C4: the topic session.<id>; it hears no comms."""
+def test_a_presence_topic_identifies_a_session(subscribers):
+    """C4: the topic is session.<id>; it matches no comm."""
     subscribers.add(b"session.s1", 1)
     assert subscribers.is_present("s1")
     assert not subscribers.has_subscriber(b"comm-a")
@@ -77,26 +78,26 @@ def test_presence(subscribers):
     assert subscribers.remove(b"session.\xff", 1) == [SessionDisconnected("\ufffd")]
 
 
-def test_who_was_never_there_cannot_leave(subscribers):
-    """C1: libzmq reports a stranger's unsubscription, too."""
+def test_an_unsubscribe_without_a_subscription_changes_nothing(subscribers):
+    """C1: libzmq reports the unsubscribe of an unauthenticated peer, too."""
     assert subscribers.remove(b"", 5) == []
     subscribers.add(b"", 1)
     assert subscribers.remove(b"", 5) == []
-    assert subscribers.remove(b"") == [], "nobody without a name is there"
+    assert subscribers.remove(b"") == [], "no unidentified connection has subscribed"
     assert subscribers.has_subscriber(b"comm-a")
     assert subscribers.has(b"")
 
 
-def test_connections_without_a_name_are_counted(subscribers):
-    """Where the system cannot tell one connection from another."""
+def test_unidentified_connections_are_counted(subscribers):
+    """C1: on an operating system where connections cannot be distinguished."""
     subscribers.add(b"", None)
     subscribers.add(b"", None)
     assert subscribers.remove(b"") == []
     assert subscribers.remove(b"") == [LastSubscriberLeft(frozenset())]
 
 
-def test_connections_that_have_ended(subscribers):
-    """C1, C4: everything that they listened to is left at once, and told once."""
+def test_closed_connections_lose_all_their_topics(subscribers):
+    """C1, C4: the loss of all topics is reported together, and once."""
     for topic in (b"session.s1", b"", b"comm-a", b"session.both"):
         subscribers.add(topic, 1)
     subscribers.add(b"comm-a", 2)
@@ -114,17 +115,18 @@ def test_connections_that_have_ended(subscribers):
     ]
 
 
-def test_the_same_subscription_twice_is_one(subscribers):
+def test_a_repeated_subscription_counts_once(subscribers):
+    """C1."""
     subscribers.add(b"", 1)
     subscribers.add(b"", 1)
     assert subscribers.remove(b"", 1) == [LastSubscriberLeft(frozenset())]
 
 
-# --- what ends ----------------------------------------------------------------------------------
+# --- the lifecycle ------------------------------------------------------------------------------
 
 
-def test_everyone_left(lifecycle):
-    """C1-C3: all requests fail at once; after the grace period what is not persistent closes."""
+def test_comms_close_after_the_grace_period(lifecycle):
+    """C1-C3: all requests fail immediately; then the comms close, except persistent comms."""
     ended = lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     assert ended == EndedComms(("a", "b", "kept"), NO_SUBSCRIBER)
     assert lifecycle.due_at == 11
@@ -133,30 +135,30 @@ def test_everyone_left(lifecycle):
     assert lifecycle.due_at is None
 
 
-def test_a_few_at_a_time(lifecycle):
-    """C2: ten thousand comms do not keep the kernel."""
+def test_a_limit_defers_the_other_comms(lifecycle):
+    """C2: the end of ten thousand comms does not block the kernel."""
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     assert lifecycle.due(now=12, limit=1) == [EndedComms(("a",), NO_SUBSCRIBER)]
     assert lifecycle.due_at == 11
     assert lifecycle.due(now=12) == [EndedComms(("b",), NO_SUBSCRIBER)]
 
 
-def test_only_comms_that_nobody_hears_are_concerned(lifecycle):
+def test_only_comms_without_a_subscriber_are_concerned(lifecycle):
     """C1, C7."""
     ended = lifecycle.apply(LastSubscriberLeft(frozenset({b"comm-a"})), now=10)
     assert ended.comm_ids == ("b", "kept")
     assert lifecycle.due(now=11) == [EndedComms(("b",), NO_SUBSCRIBER)]
 
 
-def test_somebody_comes_back_in_time(lifecycle, subscribers):
-    """C2: a SUB socket that reconnects looks like a leave and a join."""
+def test_a_comm_stays_open_if_a_subscriber_reconnects_in_time(lifecycle, subscribers):
+    """C2: a SUB socket that reconnects looks like an unsubscribe and a subscribe."""
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     subscribers.add(b"comm-a", 1)
     assert lifecycle.due(now=11) == [EndedComms(("b",), NO_SUBSCRIBER)]
 
 
-def test_a_second_leave_begins_a_new_grace_period(lifecycle):
-    """C2: what had come back between the two had its requests sent to it."""
+def test_a_second_disconnect_begins_a_new_grace_period(lifecycle):
+    """C2: a subscriber may have reconnected between the two."""
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10.5)
     assert lifecycle.due(now=11) == []
@@ -164,8 +166,8 @@ def test_a_second_leave_begins_a_new_grace_period(lifecycle):
     assert lifecycle.due(now=11.5) == [EndedComms(("a", "b"), NO_SUBSCRIBER)]
 
 
-def test_a_session_left(lifecycle, subscribers):
-    """C4: exactly its comms, though others hear them; not when it comes back."""
+def test_the_comms_of_a_disconnected_session_close(lifecycle, subscribers):
+    """C4: exactly its comms close, although they have other subscribers; none if it reconnects."""
     subscribers.add(EVERYTHING, 1)
     assert lifecycle.apply(SessionDisconnected("s1"), now=10) == EndedComms(
         ("a", "kept"), SESSION_ENDED
@@ -176,7 +178,8 @@ def test_a_session_left(lifecycle, subscribers):
     assert lifecycle.due(now=21) == []
 
 
-def test_both_at_once_close_a_comm_once(lifecycle):
+def test_a_comm_that_ends_for_two_reasons_closes_once(lifecycle):
+    """C2, C4."""
     lifecycle.apply(SessionDisconnected("s1"), now=10)
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     assert lifecycle.due(now=11) == [
@@ -185,10 +188,11 @@ def test_both_at_once_close_a_comm_once(lifecycle):
     ]
 
 
-def test_what_is_closed_meanwhile_is_left_alone(lifecycle):
+def test_a_comm_that_closed_during_the_grace_period_is_ignored(lifecycle):
+    """C2."""
     lifecycle.apply(LastSubscriberLeft(frozenset()), now=10)
     lifecycle.closed("a")
     lifecycle.closed("b")
-    lifecycle.opened(comm("b"), now=10.5)  # another one under the same id
+    lifecycle.opened(comm("b"), now=10.5)  # another comm with the same id
     assert lifecycle.due(now=11) == []
     assert lifecycle.apply(LastSubscriberLeft(frozenset()), now=20).comm_ids == ("kept", "b")

@@ -9,7 +9,7 @@ import pytest
 
 from echokernel.protocol import errors
 
-# The facts an error is made of, and the sentence that comes out.
+# An error, its attributes, and its sentence.
 SENTENCES = [
     (
         errors.StartupFileError("/run/k.json", "key", "missing"),
@@ -87,20 +87,21 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize(("error", "facts", "sentence"), SENTENCES, ids=lambda value: "")
-def test_a_sentence_is_made_of_the_facts(error, facts, sentence):
-    """F3, H4, L4: facts are attributes; the sentence says them."""
+def test_a_sentence_contains_the_facts(error, facts, sentence):
+    """F3, H4, L4: the facts are attributes, and the sentence contains them."""
     assert str(error) == sentence
     assert {name: getattr(error, name) for name in facts} == facts
 
 
-def test_the_tree_is_the_one_that_is_drawn():
+def test_the_docstring_draws_the_tree_of_the_code():
     drawn: dict[str, str] = {}
-    above: list[str] = []
+    parents: list[str] = []
     for line in inspect.getdoc(errors).splitlines():
-        if found := re.match(r"([ │├└─]*)([A-Z]\w+(?:Error|[a-z]))(?:\s{2,}|$)", line.strip("\n")):
-            depth = (len(found[1]) - 4) // 4
-            above[depth:] = [found[2]]
-            drawn[found[2]] = above[depth - 1] if depth else "Exception"
+        if match := re.match(r"([ │├└─]*)([A-Z]\w+(?:Error|[a-z]))(?:\s{2,}|$)", line.strip("\n")):
+            indent, name = match.groups()
+            depth = (len(indent) - 4) // 4
+            parents[depth:] = [name]
+            drawn[name] = parents[depth - 1] if depth else "Exception"
     real = {
         name: kind.__bases__[0].__name__
         for name, kind in vars(errors).items()
@@ -110,6 +111,6 @@ def test_the_tree_is_the_one_that_is_drawn():
 
 
 @pytest.mark.parametrize("kind", [errors.LaunchError, errors.NotReady])
-def test_the_runtime_error_that_jupyter_client_catches(kind):
+def test_launch_errors_are_runtime_errors(kind):
     """L4, S3: jupyter_client and its users catch RuntimeError."""
     assert issubclass(kind, RuntimeError)

@@ -5,12 +5,14 @@ import pytest
 from echokernel.protocol.flow_control import FlowLimits, is_setting, parse_settings
 
 
-def test_without_settings_the_limits_are_the_documented_ones():
+def test_the_default_limits_are_the_documented_limits():
+    """P3."""
     assert parse_settings([]) == FlowLimits()
     assert FlowLimits().high_water_mark > FlowLimits().backlog_messages
 
 
 def test_a_setting_changes_one_limit():
+    """P3."""
     limits = parse_settings(["--FlowLimits.backlog_messages=7", "--FlowLimits.patience=0.5"])
     assert limits == FlowLimits(backlog_messages=7, patience=0.5)
     assert is_setting("--FlowLimits.patience=1")
@@ -32,7 +34,8 @@ def test_a_setting_changes_one_limit():
         ),
     ],
 )
-def test_a_wrong_setting_says_what_is_wrong(argument, sentence):
+def test_the_error_of_a_wrong_setting_names_the_fault(argument, sentence):
+    """P3."""
     with pytest.raises(ValueError, match="FlowLimits") as error:
         parse_settings([argument])
     assert sentence in str(error.value)

@@ -1,4 +1,4 @@
-"""handshake.py: both forms, both ends; by the vectors, joined by a wire in memory, and fuzzed."""
+"""handshake.py: both forms and both ends, tested with the vectors, with each other, and fuzzed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from echokernel.protocol.wire import DELIMITER, Signer, pack_signed_frame, split
 
 ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
 SEED = 66
-KEY, OTHER_KEY = b"a-key-that-nobody-must-see", b"another-key"
+KEY, OTHER_KEY = b"a-key-that-must-stay-secret", b"another-key"
 PORTS = Ports(50001, 50002, 50003, 50004, 50005)
 ROUTER_ID = b"\0kern"
 DEADLINE = 5.0
@@ -52,15 +52,15 @@ def head(msg_type: str) -> dict:
 
 
 def kernel_end(form: Form = Form.SIGNED_FRAME, key: bytes = KEY, **rest) -> KernelHandshake:
-    """A kernel that was told so; ``kernel_id`` is "k" where the form has one."""
-    named = {"kernel_id": "k"} if form is Form.SIGNED_FRAME else {}
-    where = {"registration_ip": "127.0.0.1", "registration_port": 5555}
-    file = RegistrationFile(**(where | named | {"key": key, "form": form} | rest))
+    """Return a kernel's end in this form; its ``kernel_id`` is "k" if the form has that field."""
+    identity = {"kernel_id": "k"} if form is Form.SIGNED_FRAME else {}
+    address = {"registration_ip": "127.0.0.1", "registration_port": 5555}
+    file = RegistrationFile(**(address | identity | {"key": key, "form": form} | rest))
     return KernelHandshake(file, deadline=DEADLINE)
 
 
 def launcher_end(**keys: bytes) -> LauncherHandshake:
-    """A launcher that waits for these launches: id=key."""
+    """Return a launcher's end that waits for these launches: id=key."""
     launcher = LauncherHandshake()
     for launch_id, key in keys.items():
         launcher.expect(launch_id, Signer(key))
@@ -68,24 +68,24 @@ def launcher_end(**keys: bytes) -> LauncherHandshake:
 
 
 def registered(kernel: KernelHandshake, ports: Ports = PORTS) -> list[bytes]:
-    """The kernel's registration, as the launcher's ROUTER hands it out."""
+    """Return the kernel's registration, as the launcher's ROUTER socket returns it."""
     return [ROUTER_ID, *kernel.register(ports, head(REQUEST))]
 
 
 def as_received(receipt: list[bytes]) -> list[bytes]:
-    """What the launcher's ROUTER was given, as the kernel's DEALER hands it out."""
+    """Return a message to the launcher's ROUTER socket, as the kernel's DEALER returns it."""
     assert receipt[0] == ROUTER_ID
     return receipt[1:]
 
 
-# --- by the vectors -----------------------------------------------------------------------
+# --- the vectors --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "vector", params("registration-signed-frame", "registration-handshake-request")
 )
-def test_a_registration_is_its_frames_and_back(vector):
-    """H2, L2, L3: at the level of frames, and for a launcher that waits."""
+def test_a_registration_is_packed_and_unpacked(vector):
+    """H2, H3a, L2, L3: the vectors, as frames and for a launcher that waits."""
     signer, frames, form = signer_of(vector), to_frames(vector["frames"]), Form(vector["form"])
     launch_id = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
     if "error" in vector:
@@ -108,8 +108,8 @@ def test_a_registration_is_its_frames_and_back(vector):
 
 
 @pytest.mark.parametrize("vector", params("receipt-signed-frame", "receipt-handshake-reply"))
-def test_a_receipt_is_its_frames_and_back(vector):
-    """H3, H4: at the level of frames, and for a kernel that waits."""
+def test_a_receipt_is_packed_and_unpacked(vector):
+    """H3, H3a, H4: the vectors, as frames and for a kernel that waits."""
     signer, frames, form = signer_of(vector), to_frames(vector["frames"]), Form(vector["form"])
     kernel = kernel_end(form, to_bytes(vector["key"]))
     kernel.register(PORTS, head(REQUEST))
@@ -124,44 +124,44 @@ def test_a_receipt_is_its_frames_and_back(vector):
     assert kernel.state is (State.ACCEPTED if refusal is None else State.REFUSED)
     assert (kernel.refusal, kernel.ignored, kernel.done) == (refusal, 0, True)
     if vector.get("both_directions"):
-        asked = to_frames(vector["registration"])
+        registration = to_frames(vector["registration"])
         reply = vector.get("header", {})
         if refusal is None:
-            assert pack_receipt(asked, signer, reply) == frames
+            assert pack_receipt(registration, signer, reply) == frames
         else:
-            assert pack_refusal(asked, signer, reply, refusal) == frames
+            assert pack_refusal(registration, signer, reply, refusal) == frames
 
 
 # --- the states ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.value)
-@pytest.mark.parametrize("happening", list(Event), ids=lambda happening: happening.value)
-def test_a_pair_that_is_not_in_the_table_cannot_happen(state, happening):
-    """H3, H4: the table is all there is."""
+@pytest.mark.parametrize("event", list(Event), ids=lambda event: event.value)
+def test_only_transitions_of_the_table_are_possible(state, event):
+    """H3, H4: a state and an event that are not in the table raise KeyError."""
     kernel = kernel_end()
     kernel.state = state
-    if (state, happening) in TRANSITIONS:
-        kernel._move(happening)
-        assert kernel.state is TRANSITIONS[state, happening]
+    if (state, event) in TRANSITIONS:
+        kernel._move(event)
+        assert kernel.state is TRANSITIONS[state, event]
     else:
         with pytest.raises(KeyError):
-            kernel._move(happening)
+            kernel._move(event)
         assert kernel.state is state
 
 
-def test_every_state_is_reachable_and_final_ones_have_no_way_out():
+def test_every_state_is_reachable_and_final_states_have_no_transitions():
     """H4."""
     reached = {State.OPEN}
     for _ in State:
         reached |= {after for (before, _), after in TRANSITIONS.items() if before in reached}
     assert reached == set(State)
     assert set(State) - {before for before, _ in TRANSITIONS} == FINAL
-    assert {happening for _, happening in TRANSITIONS} == set(Event)
+    assert {event for _, event in TRANSITIONS} == set(Event)
 
 
-def test_a_kernel_registers_once_and_hears_nothing_before_or_after():
-    """H5: an answer before the registration or behind the receipt is a caller's mistake."""
+def test_a_kernel_registers_once_and_receives_only_between_registration_and_receipt():
+    """H5: an answer before the registration or after the receipt is a caller's mistake."""
     kernel = kernel_end()
     receipt = pack_signed_frame(b"ACK", Signer(KEY))
     with pytest.raises(KeyError):
@@ -174,8 +174,8 @@ def test_a_kernel_registers_once_and_hears_nothing_before_or_after():
         kernel.receive(receipt)
 
 
-def test_the_deadline_ends_the_wait_and_nothing_else():
-    """H4: at the deadline, not before; it means nothing before the registration or at the end."""
+def test_the_deadline_ends_the_wait_only():
+    """H4: at the deadline, not before; no effect before the registration or in a final state."""
     kernel = kernel_end()
     kernel.tick(DEADLINE + 1)
     assert kernel.state is State.OPEN
@@ -188,7 +188,7 @@ def test_the_deadline_ends_the_wait_and_nothing_else():
     assert kernel.state is State.EXPIRED
 
 
-# --- both ends, joined --------------------------------------------------------------------
+# --- both ends together -------------------------------------------------------------------
 
 
 @FORMS
@@ -197,9 +197,9 @@ def test_both_ends_agree(form, key):
     """H2, H3, L2, L3, F4."""
     kernel, launcher = kernel_end(form, key), launcher_end(k=key)
     result = launcher.receive(registered(kernel), head(REPLY))
-    named = "k" if form is Form.SIGNED_FRAME else None
+    kernel_id = "k" if form is Form.SIGNED_FRAME else None
     assert isinstance(result, Accepted)
-    assert (result.launch_id, result.registration) == ("k", Registration(form, PORTS, named))
+    assert (result.launch_id, result.registration) == ("k", Registration(form, PORTS, kernel_id))
     kernel.receive(as_received(result.receipt))
     assert (kernel.state, kernel.refusal) == (State.ACCEPTED, None)
 
@@ -224,15 +224,16 @@ def test_a_registration_is_accepted_once(form):
 
 
 @FORMS
-def test_a_launch_that_is_forgotten_is_not_accepted(form):
-    """L3; forgetting twice is harmless."""
+def test_a_forgotten_launch_is_not_accepted(form):
+    """L3: a second ``forget`` has no effect."""
     launcher = launcher_end(k=KEY)
     launcher.forget("k")
     launcher.forget("k")
     assert isinstance(launcher.receive(registered(kernel_end(form)), head(REPLY)), Ignored)
 
 
-def test_a_launch_id_waits_once_at_a_time():
+def test_a_launch_id_cannot_wait_twice_at_the_same_time():
+    """L3."""
     launcher = launcher_end(k=KEY)
     with pytest.raises(ValueError, match="'k' is waiting already"):
         launcher.expect("k", Signer(KEY))
@@ -240,7 +241,7 @@ def test_a_launch_id_waits_once_at_a_time():
     launcher.expect("k", Signer(KEY))
 
 
-# Three kernels, told apart by name, by name and key, and by key alone.
+# Two kernels that have an id and a key of their own, and one that has a key only.
 MANY = {
     "a": {"key": KEY, "kernel_id": "a"},
     "b": {"key": OTHER_KEY, "kernel_id": "b"},
@@ -249,10 +250,10 @@ MANY = {
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(MANY)), ids="".join)
-def test_several_launches_at_once_in_any_order_with_junk_between(order):
-    """L2, L3: a stranger ends nobody's handshake."""
-    launcher = launcher_end(**{name: told["key"] for name, told in MANY.items()})
-    kernels = {name: kernel_end(**told) for name, told in MANY.items()}
+def test_concurrent_launches_register_in_any_order_with_junk_between(order):
+    """L2, L3: an unauthenticated peer cannot end another kernel's handshake."""
+    launcher = launcher_end(**{name: fields["key"] for name, fields in MANY.items()})
+    kernels = {name: kernel_end(**fields) for name, fields in MANY.items()}
     junk = [[], [b""], [DELIMITER], [ROUTER_ID, DELIMITER, b"", b"{}"]]
     for number, name in enumerate(order):
         for frames in junk:
@@ -262,15 +263,15 @@ def test_several_launches_at_once_in_any_order_with_junk_between(order):
         assert (result.launch_id, result.registration.ports) == (name, ports)
         for frames in junk:
             kernels[name].receive(frames)
-        # Nobody takes another's receipt for its own.
+        # A kernel that has not registered is not affected.
         for other in order[number + 1 :]:
             assert kernels[other].state is State.OPEN
         kernels[name].receive(as_received(result.receipt))
         assert (kernels[name].state, kernels[name].ignored) == (State.ACCEPTED, len(junk))
 
 
-def test_another_launch_s_receipt_is_ignored():
-    """H3: signed, but with another key."""
+def test_the_receipt_of_another_launch_is_ignored():
+    """H3: its signature is made with another key."""
     kernel, other = kernel_end(), kernel_end(key=OTHER_KEY)
     kernel.register(PORTS, {})
     result = launcher_end(k=OTHER_KEY).receive(registered(other), head(REPLY))
@@ -279,7 +280,7 @@ def test_another_launch_s_receipt_is_ignored():
 
 
 @pytest.mark.parametrize("key", [KEY, b""], ids=["keyed", "keyless"])
-def test_a_late_registration_of_an_old_launch_is_not_the_new_one_s(key):
+def test_a_late_registration_of_an_old_launch_is_ignored(key):
     """L2, L6: after a restart the key is the same; the kernel_id is not."""
     old, new = kernel_end(key=key, kernel_id="k-1"), kernel_end(key=key, kernel_id="k-2")
     launcher = launcher_end(**{"k-2": key})
@@ -287,28 +288,28 @@ def test_a_late_registration_of_an_old_launch_is_not_the_new_one_s(key):
     assert launcher.receive(registered(new), head(REPLY)).launch_id == "k-2"
 
 
-def test_a_name_alone_opens_nothing():
-    """L3: the kernel_id is no secret; the key of that launch must have signed."""
+def test_a_kernel_id_without_its_key_is_not_accepted():
+    """L3: the kernel_id is not a secret; the key of that launch must have signed."""
     launcher = launcher_end(a=KEY, b=OTHER_KEY)
-    mixed = kernel_end(key=OTHER_KEY, kernel_id="a")
-    assert isinstance(launcher.receive(registered(mixed), head(REPLY)), Ignored)
+    kernel = kernel_end(key=OTHER_KEY, kernel_id="a")
+    assert isinstance(launcher.receive(registered(kernel), head(REPLY)), Ignored)
 
 
 @FORMS
-def test_a_keyless_launch_takes_nobody_s_kernel_away(form):
-    """F4, L2: without a key anything verifies, so launches with a key are asked first."""
+def test_a_keyless_launch_does_not_accept_the_kernel_of_another_launch(form):
+    """F4, L2: without a key every signature verifies, so launches with a key have precedence."""
     nameless = {"kernel_id": None}
     launcher = launcher_end(open=b"", keyed=KEY)
     assert launcher.receive(registered(kernel_end(form, **nameless)), {}).launch_id == "keyed"
     assert launcher.receive(registered(kernel_end(form, b"", **nameless)), {}).launch_id == "open"
 
 
-# --- strangers ----------------------------------------------------------------------------
+# --- unauthenticated peers ----------------------------------------------------------------
 
 
 @FORMS
-def test_a_registration_that_comes_back_is_no_receipt(form):
-    """H3: whoever sends it back proves nothing: a stranger on the launcher's port can do it."""
+def test_a_reflected_registration_is_not_a_receipt(form):
+    """H3: an unauthenticated peer on the launcher's port can send the registration back."""
     kernel = kernel_end(form)
     sent = kernel.register(PORTS, head(REQUEST))
     kernel.receive(sent)
@@ -325,59 +326,60 @@ def test_a_registration_that_comes_back_is_no_receipt(form):
     ],
     ids=["infinity", "nan", "surrogate"],
 )
-def test_a_header_that_cannot_be_written_again_does_not_raise(text, key):
-    """L3: JSON that can be read but not echoed; without a key any stranger can send it."""
+def test_a_header_that_cannot_be_serialized_does_not_raise(text, key):
+    """L3: JSON that can be parsed but not sent back; without a key any peer can send it."""
     signer, launcher = Signer(key), launcher_end(k=key)
     good = registered(kernel_end(Form.HANDSHAKE_REQUEST, key))
     parts = [text, *good[5:]]
     result = launcher.receive([*good[:3], signer.sign(parts), *parts], head(REPLY))
-    if isinstance(result, Ignored):  # then the wait goes on
+    if isinstance(result, Ignored):  # then the wait continues
         assert isinstance(launcher.receive(good, head(REPLY)), Accepted)
     else:
         assert as_received(result.receipt)[:2] == [b"", DELIMITER]
 
 
 def mutants(frames: list[bytes], signed: int, rounds: int) -> Iterator[list[bytes]]:
-    """Yield valid ``frames``, spoilt; ``signed``: how many frames behind the delimiter count.
+    """Yield damaged copies of valid ``frames``.
 
-    What stands before the delimiter is the sender's affair, and so are a reply's buffers.
+    A copy differs in the delimiter or in the ``signed`` frames after it. Identities and buffers are
+    not signed, so a change there does not make a message invalid.
     """
     chance = random.Random(SEED)
     odd = [b"", b"{}", b"[]", b"null", DELIMITER, b"ACK", b"\xff", b"[" * 3000, b"0" * 64]
-    _, true = split(frames)
+    _, valid = split(frames)
     for _ in range(rounds):
-        made = list(frames)
+        mutant = list(frames)
         for _ in range(chance.randint(1, 3)):
-            at = chance.randrange(len(made)) if made else 0
+            at = chance.randrange(len(mutant)) if mutant else 0
             kind = chance.randrange(8)
-            if not made or kind == 0:
-                made.insert(at, chance.choice(odd))
+            if not mutant or kind == 0:
+                mutant.insert(at, chance.choice(odd))
             elif kind == 1:
-                del made[at]
+                del mutant[at]
             elif kind == 2:
-                made[at] = chance.choice(odd)
+                mutant[at] = chance.choice(odd)
             elif kind == 3:
-                made[at] = made[at][: chance.randrange(len(made[at]) + 1)]
+                mutant[at] = mutant[at][: chance.randrange(len(mutant[at]) + 1)]
             elif kind == 4:
-                made[at] = made[at].swapcase()
+                mutant[at] = mutant[at].swapcase()
             elif kind == 5:
-                made[at] = chance.randbytes(chance.randrange(80))
+                mutant[at] = chance.randbytes(chance.randrange(80))
             elif kind == 6:
-                chance.shuffle(made)
-            elif made[at]:
-                spoilt = bytearray(made[at])
-                spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)
-                made[at] = bytes(spoilt)
-        if DELIMITER not in made or split(made)[1][:signed] != true[:signed]:
-            yield made
+                chance.shuffle(mutant)
+            elif mutant[at]:
+                damaged = bytearray(mutant[at])
+                damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+                mutant[at] = bytes(damaged)
+        if DELIMITER not in mutant or split(mutant)[1][:signed] != valid[:signed]:
+            yield mutant
 
 
 @FORMS
-def test_fuzz_the_launcher_never_raises_and_never_accepts(form):
-    """L3: and it still accepts the true one."""
+def test_fuzzed_registrations_are_ignored_without_an_exception(form):
+    """L3: the launcher then still accepts the valid registration."""
     launcher = launcher_end(k=KEY, other=OTHER_KEY)
     good = registered(kernel_end(form))
-    # A registration has no buffers: every frame behind the delimiter counts.
+    # A registration has no buffers: every frame after the delimiter is signed.
     count = 0
     for count, frames in enumerate(mutants(good, 99, 1500), 1):  # noqa: B007
         result = launcher.receive(frames, head(REPLY))
@@ -389,13 +391,11 @@ def test_fuzz_the_launcher_never_raises_and_never_accepts(form):
 
 @FORMS
 @pytest.mark.parametrize("refused", [False, True], ids=["receipt", "refusal"])
-def test_fuzz_the_kernel_never_raises_and_goes_on_waiting(form, refused):
-    """H3: and it still takes the true one."""
+def test_fuzzed_receipts_are_ignored_without_an_exception(form, refused):
+    """H3: the kernel continues to wait, and then accepts the valid receipt."""
     kernel = kernel_end(form)
-    asked, about = registered(kernel), (Signer(KEY), head(REPLY))
-    good = as_received(
-        pack_refusal(asked, *about, "no") if refused else pack_receipt(asked, *about)
-    )
+    arguments = registered(kernel), Signer(KEY), head(REPLY)
+    good = as_received(pack_refusal(*arguments, "no") if refused else pack_receipt(*arguments))
     count = 0
     for count, frames in enumerate(mutants(good, 5, 800), 1):
         kernel.receive(frames)
@@ -406,8 +406,8 @@ def test_fuzz_the_kernel_never_raises_and_goes_on_waiting(form, refused):
 
 
 @FORMS
-def test_fuzz_without_a_key_nobody_raises(form):
-    """F4: anybody may be believed then, but nothing else happens."""
+def test_fuzzed_messages_without_a_key_raise_no_exception(form):
+    """F4: without a key any peer may be accepted, but no exception is raised."""
     frames = registered(kernel_end(form, b""))
     for odd in mutants(frames, 99, 300):
         assert isinstance(launcher_end(k=b"").receive(odd, head(REPLY)), Accepted | Ignored)
@@ -420,7 +420,7 @@ def test_fuzz_without_a_key_nobody_raises(form):
 
 @FORMS
 def test_no_repr_shows_a_key(form):
-    """F4: ends, files, and what they hand out."""
+    """F4: the ends, their files and their results."""
     secret = b"s" * 40
     kernel, launcher = kernel_end(form, curve=CurveKeys(b"p" * 40, secret)), launcher_end(k=KEY)
     frames = registered(kernel)

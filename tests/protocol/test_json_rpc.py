@@ -1,4 +1,4 @@
-"""json_rpc.py: JSON-RPC 2.0 objects <-> what they mean (C6)."""
+"""json_rpc.py: JSON-RPC 2.0 objects <-> requests, responses, batches and errors (C6)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ V = {"jsonrpc": "2.0"}
 
 
 @pytest.mark.parametrize("data", [None, 1, "text", {}, {"method": "a", "id": 1}, [], [1], [{}]])
-def test_what_is_no_json_rpc_is_somebody_elses(data):
+def test_data_without_json_rpc_is_not_parsed(data):
+    """C6: it belongs to the comm's own handlers."""
     assert parse(data) is None
 
 
@@ -36,38 +37,38 @@ def test_what_is_no_json_rpc_is_somebody_elses(data):
         ({**V, "method": "a"}, Request("a", None, None, wants_response=False)),
     ],
 )
-def test_requests_both_ways(data, request_):
-    """C6: with an id; a notification without one."""
+def test_a_request_is_parsed_and_packed(data, request_):
+    """C6: a request has an id; a notification has none."""
     assert parse(data) == request_
     assert pack_request(request_) == data
 
 
-def test_answers_both_ways():
+def test_a_response_is_parsed_and_packed():
     """C6: a result or an error, never both."""
     result = {**V, "id": 3, "result": None}
     assert parse(result) == Response(3, None)
     assert pack_response(Response(3, None)) == result
     for error in ({"code": 1, "message": "no"}, {"code": 1, "message": "no", "data": [1]}):
         data = {**V, "id": 3, "error": error}
-        answer = parse(data)
-        assert isinstance(answer, Response)
-        assert answer.error is not None
-        assert (answer.error.code, answer.error.message) == (1, "no")
-        assert answer.error.data == error.get("data")
-        assert pack_response(answer) == data
+        response = parse(data)
+        assert isinstance(response, Response)
+        assert response.error is not None
+        assert (response.error.code, response.error.message) == (1, "no")
+        assert response.error.data == error.get("data")
+        assert pack_response(response) == data
 
 
 @pytest.mark.parametrize("error", [None, "no", {}, {"code": True, "message": "no"}, {"code": 1}])
-def test_a_malformed_error_is_an_answer_all_the_same(error):
-    """C6: whoever waits for it must not wait for ever."""
-    answer = parse({**V, "id": 3, "error": error})
-    assert isinstance(answer, Response)
-    assert answer.error is not None
-    assert (answer.error.code, answer.error.data) == (INTERNAL_ERROR, error)
+def test_a_malformed_error_is_still_a_response(error):
+    """C6: otherwise the request would wait forever."""
+    response = parse({**V, "id": 3, "error": error})
+    assert isinstance(response, Response)
+    assert response.error is not None
+    assert (response.error.code, response.error.data) == (INTERNAL_ERROR, error)
 
 
 @pytest.mark.parametrize(
-    ("data", "id_", "code", "why"),
+    ("data", "id_", "code", "reason"),
     [
         ({"jsonrpc": "1.0", "method": "a", "id": 1}, 1, INVALID_REQUEST, "jsonrpc is not '2.0'"),
         ({**V, "method": 1, "id": 1}, 1, INVALID_REQUEST, "method is not a string"),
@@ -79,20 +80,23 @@ def test_a_malformed_error_is_an_answer_all_the_same(error):
         ({**V, "method": "a", "id": 1, "params": 5}, 1, INVALID_PARAMS, "neither an object"),
     ],
 )
-def test_what_cannot_be_used_says_why(data, id_, code, why):
+def test_an_invalid_object_has_a_code_and_a_reason(data, id_, code, reason):
+    """C6."""
     invalid = parse(data)
     assert isinstance(invalid, Invalid)
     assert (invalid.id, invalid.error.code, invalid.wants_response) == (id_, code, True)
-    assert why in invalid.error.message
+    assert reason in invalid.error.message
 
 
 def test_a_notification_with_wrong_params_is_not_answered():
+    """C6."""
     invalid = parse({**V, "method": "a", "params": 5})
     assert isinstance(invalid, Invalid)
     assert not invalid.wants_response
 
 
-def test_a_batch():
+def test_a_batch_is_parsed_item_by_item():
+    """C6."""
     batch = parse([{**V, "method": "a"}, 1, {**V, "id": 1, "result": 2}])
     assert isinstance(batch, Batch)
     first, second, third = batch.items
@@ -102,7 +106,7 @@ def test_a_batch():
 
 
 @pytest.mark.parametrize(
-    ("data", "is_one"),
+    ("data", "expected"),
     [
         ({**V, "id": 1, "result": 2}, True),
         ({**V, "id": 1, "error": None}, True),
@@ -113,9 +117,11 @@ def test_a_batch():
         ("text", False),
     ],
 )
-def test_answers_are_told_from_others(data, is_one):
-    assert is_response(data) is is_one
+def test_responses_are_distinguished_from_requests(data, expected):
+    """C1, C6."""
+    assert is_response(data) is expected
 
 
-def test_the_error_shows_what_it_is():
+def test_the_text_of_an_error_has_message_and_code():
+    """C6."""
     assert str(CommRequestError(5, "too late")) == "too late (5)"

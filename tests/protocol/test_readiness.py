@@ -1,4 +1,4 @@
-"""readiness.py: when a wait asks, and what ends it (S2). Transcripts, with a clock of their own."""
+"""readiness.py: when a wait sends a request, and when it ends (S2). The tests set the time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from echokernel.protocol import readiness
 from echokernel.protocol.readiness import Readiness, promises_welcome
 
-MINE = "the client"
-OLD, NEW = "a process that is no more", "the process that answers"
+CLIENT = "the client"
+OLD, NEW = "a process that has exited", "the process that answers"
+OTHER_REQUEST = "a request of another client"
 
 
 def reply(to="first", session=NEW, **content):
@@ -24,39 +25,39 @@ def message(msg_type="status", parent=None, session=NEW, content=None):
     }
 
 
-def asked(*msg_ids, now=0.0):
-    wait = Readiness(MINE)
+def started_wait(*msg_ids, now=0.0):
+    wait = Readiness(CLIENT)
     for msg_id in msg_ids or ("first",):
         wait.sent(msg_id, now)
     return wait
 
 
-def test_it_asks_at_once_and_once():
-    """S2: one request."""
-    wait = Readiness(MINE)
+def test_one_request_is_sent_immediately():
+    """S2: the next request is due when the first has no reply in time."""
+    wait = Readiness(CLIENT)
     assert wait.due_in(100.0) == 0
     wait.sent("first", 100.0)
     assert wait.due_in(100.0) == readiness.REPLY_TIMEOUT
     assert wait.requests == 1
 
 
-@pytest.mark.parametrize("order", [("answer", "message"), ("message", "answer")])
-@pytest.mark.parametrize("what", ["iopub_welcome", "status", "stream"])
-def test_any_message_of_the_kernel_that_answered_is_the_proof(order, what):
-    """S2: whatever it is, and whoever it is for."""
-    wait = asked()
+@pytest.mark.parametrize("order", [("reply", "message"), ("message", "reply")])
+@pytest.mark.parametrize("msg_type", ["iopub_welcome", "status", "stream"])
+def test_any_message_of_the_kernel_that_replied_proves_the_subscription(order, msg_type):
+    """S2: a message of any type, for any client."""
+    wait = started_wait()
     for step in order:
         assert not wait.is_over
-        if step == "answer":
+        if step == "reply":
             wait.replied(reply(), 0.0)
         else:
-            wait.received(message(what, parent="of somebody else"))
+            wait.received(message(msg_type, parent=OTHER_REQUEST))
     assert wait.is_over
 
 
-def test_what_a_kernel_said_before_its_restart_is_no_proof():
-    """S2: it may still lie in the socket; the subscription at the new kernel is another one."""
-    wait = asked()
+def test_a_message_of_the_kernel_before_a_restart_proves_nothing():
+    """S2: it may still be in the socket; the new kernel has its own subscription."""
+    wait = started_wait()
     wait.received(message(session=OLD))
     wait.replied(reply(), 0.0)
     assert not wait.is_over
@@ -64,9 +65,9 @@ def test_what_a_kernel_said_before_its_restart_is_no_proof():
     assert wait.is_over
 
 
-def test_a_restart_during_the_wait():
-    """S2: what counts is who answered last."""
-    wait = asked("first", "second")
+def test_after_a_restart_during_the_wait_the_new_kernel_counts():
+    """S2: only a message of the kernel that replied last is a proof."""
+    wait = started_wait("first", "second")
     wait.replied(reply("first", session=OLD), 0.0)
     wait.replied(reply("second", session=NEW), 0.0)
     wait.received(message(session=OLD))
@@ -75,47 +76,48 @@ def test_a_restart_during_the_wait():
     assert wait.is_over
 
 
-@pytest.mark.parametrize("session", [MINE, None])
-def test_a_kernel_whose_messages_do_not_tell_who_it_is(session):
-    """S2: some write the client's session id, or none; the status of our request is the proof."""
-    wait = asked()
-    wait.received(message(session=session, parent="of somebody else"))
+@pytest.mark.parametrize("session", [CLIENT, None])
+def test_a_kernel_without_a_session_id_is_recognized_by_the_request(session):
+    """S2: some kernels write the client's session id, or none; the request's status is a proof."""
+    wait = started_wait()
+    wait.received(message(session=session, parent=OTHER_REQUEST))
     wait.replied(reply(session=session), 0.0)
     assert not wait.is_over
     wait.received(message(session=session, parent="first"))
     assert wait.is_over
 
 
-def test_a_parent_header_that_is_null():
-    """S2: xeus-python's welcome."""
-    wait = asked()
+def test_a_welcome_can_have_null_as_its_parent_header():
+    """S2: xeus-python sends such a welcome."""
+    wait = started_wait()
     wait.received({**message("iopub_welcome"), "parent_header": None})
     wait.replied(reply(), 0.0)
     assert wait.is_over
 
 
 @pytest.mark.parametrize(
-    "other", [reply("of somebody else"), message("execute_reply", "first")], ids=["parent", "type"]
+    "other", [reply(OTHER_REQUEST), message("execute_reply", "first")], ids=["parent", "type"]
 )
-def test_what_is_no_answer(other):
-    wait = asked()
+def test_a_reply_to_another_request_is_ignored(other):
+    """S2: so is a reply of another type."""
+    wait = started_wait()
     wait.replied(other, 0.0)
     wait.received(message())
     assert wait.reply is None
     assert not wait.is_over
 
 
-def test_a_kernel_that_promises_a_welcome_is_waited_for():
-    """S2: but not for ever; ark and async-kernel welcome nobody but the first client."""
-    wait = asked()
+def test_the_wait_for_a_promised_welcome_is_bounded():
+    """S2: ark and async-kernel welcome only the first client."""
+    wait = started_wait()
     wait.replied(reply(protocol_version="5.6"), 10.0)
     assert wait.due_in(10.0) == pytest.approx(readiness.WELCOME_TIMEOUT)
     assert wait.due_in(10.0 + readiness.WELCOME_TIMEOUT) == 0
 
 
-def test_the_known_loop():
-    """S2: an answer without a message: ask again soon, then less and less often."""
-    wait, now, pauses = asked(), 0.0, []
+def test_a_reply_without_a_message_starts_the_retry_loop():
+    """S2: the next request is due soon, then after longer and longer pauses."""
+    wait, now, pauses = started_wait(), 0.0, []
     for number in range(12):
         wait.replied(reply("first" if number == 0 else f"{number}"), now)
         pauses.append(wait.due_in(now))
@@ -126,9 +128,9 @@ def test_the_known_loop():
     assert pauses[-1] == pytest.approx(readiness.MAX_TIMEOUT)
 
 
-def test_no_answer():
-    """S2: a request may be lost when its kernel restarts; a busy one is not flooded."""
-    wait, now, pauses = Readiness(MINE), 0.0, []
+def test_without_a_reply_the_request_is_repeated_after_longer_and_longer_pauses():
+    """S2: a restart can lose a request; a busy kernel must not be flooded."""
+    wait, now, pauses = Readiness(CLIENT), 0.0, []
     for number in range(6):
         wait.sent(f"{number}", now)
         pauses.append(wait.due_in(now))
@@ -151,6 +153,6 @@ def test_no_answer():
         ({}, False),
     ],
 )
-def test_who_promises_a_welcome(info, promised):
-    """S2: by number or by name."""
+def test_a_welcome_is_promised_by_version_or_by_feature(info, promised):
+    """S2: protocol 5.5 or later, or ``iopub_welcome`` in the features."""
     assert promises_welcome(info) is promised

@@ -21,11 +21,11 @@ from echokernel.protocol.startup import (
     port_from_digits,
 )
 
-KEY = "3a1f7c52-echo-key-9be04d"  # of every vector that has one, as is the curve key pair
+KEY = "3a1f7c52-echo-key-9be04d"  # the key, and the CURVE secret key, of every vector that has one
 SECRET = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
 KINDS = {"connection": ConnectionFile, "registration": RegistrationFile}
 
-# The kinds of problem in startup-malformed.json, in our words.
+# The kinds of problem in startup-malformed.json, and the sentences of echokernel.
 PROBLEMS = {
     "not-utf8": r"not UTF-8 \(byte \d+\)",
     "not-json": r"not JSON \(.+, line \d+ column \d+\)|not usable JSON: nested too deeply",
@@ -42,8 +42,8 @@ PROBLEMS = {
 }
 
 
-def built(vector: dict) -> ConnectionFile | RegistrationFile:
-    """The dataclass that a vector's ``value`` describes."""
+def build_file(vector: dict) -> ConnectionFile | RegistrationFile:
+    """Return the dataclass that a vector's ``value`` describes."""
     value = dict(vector["value"], path=vector["path"])
     value["key"] = to_bytes(value["key"])
     if value["curve"]:
@@ -57,20 +57,20 @@ def built(vector: dict) -> ConnectionFile | RegistrationFile:
 
 
 @pytest.mark.parametrize("vector", params("startup-connection", "startup-registration"))
-def test_a_startup_file_is_one_of_two_types_and_back(vector):
-    """F1, F2, F4-F7, H2, H6, L6: by the vectors."""
-    text, expected = json.dumps(vector["file"]), built(vector)
+def test_a_startup_file_is_parsed_as_its_type_and_written(vector):
+    """F1, F2, F4-F7, F9, H2, H6, L6: the vectors."""
+    text, expected = json.dumps(vector["file"]), build_file(vector)
     assert parse(text, vector["path"]) == expected
     assert parse(text.encode(), vector["path"]) == expected
     if vector.get("both_directions"):
         assert expected.to_json() == vector["file"]
-    # What we write, we read; whatever the spelling was.
+    # The written file has the same meaning, even if its spelling differs from the vector's.
     assert parse(json.dumps(expected.to_json()), vector["path"]) == expected
 
 
 @pytest.mark.parametrize("vector", params("startup-malformed"))
-def test_a_file_that_cannot_be_used_is_refused_by_field_and_problem(vector):
-    """F3, F4: one line that names the file, the field and what is wrong; never the key."""
+def test_a_malformed_file_is_refused_with_field_and_problem(vector):
+    """F3, F4: one line that names the file, the field and the fault; never the key."""
     with pytest.raises(StartupFileError) as caught:
         parse(to_bytes(vector["text"]), "/run/k.json")
     error = caught.value
@@ -83,22 +83,22 @@ def test_a_file_that_cannot_be_used_is_refused_by_field_and_problem(vector):
 
 
 def test_an_integer_of_thousands_of_digits_is_refused():
-    """F3: Python refuses to convert it, with an error of its own kind."""
+    """F3: Python refuses the conversion with a ValueError that is not a JSONDecodeError."""
     with pytest.raises(StartupFileError):
         parse('{"key": "", "shell_port": ' + "9" * 5000 + "}")
 
 
 @pytest.mark.parametrize("port", [1.5, 50001.0])
-def test_a_fraction_is_not_told_that_a_number_is_needed(port):
-    """F3: the sentence says what is wrong; a fraction *is* a number."""
+def test_the_error_of_a_fractional_port_requires_a_whole_number(port):
+    """F3: "a number is needed" would be wrong, because a fraction is a number."""
     with pytest.raises(StartupFileError) as caught:
         parse(json.dumps({"key": "", "shell_port": port}))
-    needed, _, given = caught.value.problem.partition(" is needed, not ")
-    assert needed != given
+    required, _, actual = caught.value.problem.partition(" is needed, not ")
+    assert required != actual
 
 
 def test_no_repr_shows_a_key():
-    """F4, F6: neither the key nor the curve secret key; the public key may be seen."""
+    """F4, F6: neither the key nor the CURVE secret key is shown; the public key is shown."""
     extra = {"x": KEY}
     common = {"key": KEY, "curve_publickey": "p" * 40, "curve_secretkey": SECRET}
     registering = {"ip": "::1", "registration_port": 1}
@@ -110,7 +110,7 @@ def test_no_repr_shows_a_key():
 
 
 def test_the_request_form_is_written_with_one_address():
-    """H2: ark reads ``ip`` alone, for both; a ``kernel_id`` would change the form."""
+    """H2: ark reads only ``ip``, for both addresses; a ``kernel_id`` would change the form."""
     file = RegistrationFile(
         key=b"", form=Form.HANDSHAKE_REQUEST, registration_ip="10.0.0.1", registration_port=5,
         kernel_id="x",
@@ -133,8 +133,8 @@ def test_the_request_form_is_written_with_one_address():
         ("/run/.hidden.json", "/run/.hidden-ipc"),
     ],
 )
-def test_an_ipc_file_without_ip_has_its_own_name_as_prefix(path, ip):
-    """F5, F7: as jupyter_client has it (``os.path.splitext``)."""
+def test_the_default_ip_for_ipc_is_derived_from_the_path_of_the_file(path, ip):
+    """F5, F7: as jupyter_client derives it (``os.path.splitext``)."""
     assert default_ip("ipc", path) == ip
     assert default_ip("tcp", path) == "127.0.0.1"
 
@@ -145,12 +145,13 @@ def test_an_ipc_file_without_ip_has_its_own_name_as_prefix(path, ip):
      ("000001", None), (" 1", None), ("1 ", None), ("+1", None), ("1_0", None), ("x", None),
      ("\u0661", None), ("\u00b2", None), ("9" * 5000, None)],
 )  # fmt: skip
-def test_a_port_in_a_string_is_a_few_ascii_digits(text, port):
+def test_a_port_string_has_one_to_five_ascii_digits(text, port):
     """F2, L3."""
     assert port_from_digits(text) == port
 
 
-def test_ports_are_named_as_in_the_files():
+def test_port_names_are_the_keys_of_the_files():
+    """F5."""
     ports = Ports.from_keys({"shell_port": 1, "hb_port": 5, "x_port": 9})
     assert dict(ports.items()) == {"shell": 1, "iopub": 0, "stdin": 0, "control": 0, "hb": 5}
     assert Ports.from_keys(ports.to_keys()) == ports

@@ -1,4 +1,4 @@
-"""subscriptions.py: what an XPUB socket reports -> event -> welcome."""
+"""subscriptions.py: report of an XPUB socket -> event -> welcome."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EVENTS = {"subscribed": Subscribed, "unsubscribed": Unsubscribed}
 
 
 @pytest.mark.parametrize("vector", params("subscriptions"))
-def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector):
-    """W2, W3, W4: by the vectors."""
+def test_a_subscription_frame_is_an_event_with_or_without_a_welcome(vector):
+    """W2, W3, W4: the vectors."""
     event = parse(to_frames(vector["frames"]))
     if vector["event"] == "malformed":
         assert isinstance(event, Malformed)
@@ -40,7 +40,7 @@ def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector)
 
 
 @pytest.mark.parametrize(
-    ("frames", "why"),
+    ("frames", "reason"),
     [
         ([], "0 frames instead of one"),
         ([b"\x01", b"a"], "2 frames instead of one"),
@@ -48,13 +48,13 @@ def test_a_subscription_frame_is_an_event_and_asks_for_a_welcome_or_none(vector)
         ([b"\x02"], "first byte 2, neither 0 nor 1"),
     ],
 )
-def test_junk_is_told_in_words(frames, why):
-    """W3: ignored, but the log can say why."""
-    assert parse(frames) == Malformed(why)
+def test_a_malformed_subscription_has_a_reason(frames, reason):
+    """W3: the frames are ignored; the reason is for the log."""
+    assert parse(frames) == Malformed(reason)
 
 
-def test_the_welcome_reaches_exactly_the_topic_s_subscribers():
-    """W2: first frame = the topic, and no frame for the empty one; parent_header is {}."""
+def test_the_welcome_reaches_exactly_the_subscribers_of_its_topic():
+    """W2: the first frame is the topic; the empty topic has no frame; parent_header is {}."""
     named, everything = (
         welcome(Subscribed(topic), {}, {"msg_type": WELCOME}) for topic in (b"a", b"")
     )

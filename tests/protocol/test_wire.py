@@ -21,7 +21,7 @@ from echokernel.protocol.wire import (
     unpack_signed_frame,
 )
 
-KEY = b"a-key-that-nobody-must-see"
+KEY = b"a-key-that-must-stay-secret"
 ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
 
 
@@ -30,7 +30,7 @@ ERRORS = {"malformed": MalformedMessage, "bad-signature": BadSignature}
 
 @pytest.mark.parametrize("vector", params("signatures"))
 def test_a_signature_is_the_lower_case_hex_hmac_of_the_frames(vector):
-    """H3, L3: by the vectors, RFC 4231's among them; one bit more or less is refused."""
+    """H3, L3: the vectors, including those of RFC 4231; any other signature is refused."""
     signer = Signer(to_bytes(vector["key"]), vector["signature_scheme"])
     frames, signature = to_frames(vector["frames"]), vector["signature"].encode()
     assert signer.sign(frames) == signature
@@ -40,7 +40,8 @@ def test_a_signature_is_the_lower_case_hex_hmac_of_the_frames(vector):
     assert signer.verify(signature, [*frames, b"x"]) is not signer.keyed
 
 
-def test_signing_twice_gives_the_same():
+def test_a_signature_does_not_depend_on_earlier_signatures():
+    """H3, L3."""
     signer = Signer(KEY)
     assert signer.sign([b"a"]) == signer.sign([b"a"])
 
@@ -74,8 +75,8 @@ def test_a_signer_does_not_show_its_key():
 
 
 @pytest.mark.parametrize("vector", params("messages"))
-def test_a_message_is_its_frames_and_back(vector):
-    """K4: a message with a bad signature, or one that does not parse, is refused."""
+def test_a_message_is_packed_and_unpacked(vector):
+    """K4, K7: the vectors; a bad signature, or a message that does not parse, is refused."""
     signer, frames = Signer(to_bytes(vector["key"])), to_frames(vector["frames"])
     if "error" in vector:
         with pytest.raises(ERRORS[vector["error"]]):
@@ -98,14 +99,14 @@ def test_a_message_is_its_frames_and_back(vector):
     ],
 )
 def test_the_first_delimiter_splits(frames, expected):
+    """K4."""
     assert split(frames) == expected
     assert split(tuple(frames)) == expected
 
 
 def test_a_header_has_the_fields_of_the_messaging_protocol():
     """K2: protocol version 5.6, two parts."""
-    made = header("status", msg_id="m", session="s", date="2026-11-20T12:00:00Z")
-    assert made == {
+    assert header("status", msg_id="m", session="s", date="2026-11-20T12:00:00Z") == {
         "msg_id": "m",
         "msg_type": "status",
         "session": "s",
@@ -123,13 +124,15 @@ def test_a_header_has_the_fields_of_the_messaging_protocol():
         ({"\u00e9": "\u4e16"}, b'{"\xc3\xa9":"\xe4\xb8\x96"}'),
     ],
 )
-def test_json_is_compact_utf8_both_ways(value, frame):
+def test_json_is_packed_as_compact_utf8(value, frame):
+    """K7: and unpacked from it."""
     assert pack_json(value) == frame
     assert unpack_object(frame, "it") == value
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_json_lacks_is_not_sent(value):
+def test_a_number_that_json_cannot_express_is_refused(value):
+    """JSON has neither NaN nor infinity."""
     with pytest.raises(ValueError, match="JSON compliant"):
         pack_json({"x": value})
 
@@ -146,7 +149,8 @@ def test_what_json_lacks_is_not_sent(value):
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_a_frame_that_holds_no_object_is_malformed(frame, sentence):
+def test_a_frame_without_a_json_object_is_malformed(frame, sentence):
+    """K4, L3."""
     with pytest.raises(MalformedMessage, match=f"^{sentence}$"):
         unpack_object(frame, "it")
 
@@ -157,15 +161,15 @@ def test_a_frame_that_holds_no_object_is_malformed(frame, sentence):
 @pytest.mark.parametrize("identities", [[], [b""], [b"router", b"", b"hop"]])
 @pytest.mark.parametrize("key", [KEY, b""])
 @pytest.mark.parametrize("body", [b"", b"ACK", b"{}", DELIMITER, b"\x00\xff"])
-def test_a_signed_frame_is_its_body_and_back(body, key, identities):
-    """H3: the body is free; whatever stands in front is kept apart."""
+def test_a_signed_frame_is_packed_and_unpacked(body, key, identities):
+    """H3: the body can be any bytes; the identities are in front of the delimiter."""
     signer = Signer(key)
     frames = pack_signed_frame(body, signer, identities)
     assert frames == [*identities, DELIMITER, signer.sign([body]), body]
     assert unpack_signed_frame(frames, signer) == body
 
 
-def test_a_signed_frame_has_two_frames_and_its_key_s_signature():
+def test_a_signed_frame_without_two_frames_and_a_valid_signature_is_refused():
     """H3, L3."""
     frames = pack_signed_frame(b"ACK", Signer(KEY))
     for odd in (frames[:1], frames[:2], [*frames, b""], frames[1:]):

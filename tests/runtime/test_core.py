@@ -15,7 +15,7 @@ from echokernel.conformance.raw_messages import BUSY, IDLE
 
 PACKAGE = Path(echokernel.__file__).parent
 
-# What DESIGN calls the core; see ATTACHED in test_floors.
+# Parts of the runtime that do not belong to the core; see ATTACHED in test_floors.
 LEFT_OUT = ("serving.py", "comms", "output", "flow_control")
 
 KERNEL = """
@@ -93,7 +93,7 @@ def start_core(request, tmp_path):
 
 
 def test_the_core_handshakes_welcomes_and_answers(launcher, start_core, context):
-    """H1, H6, W1, W2, K3, K4: with a small kernel class, in both forms."""
+    """H1, H6, W1, W2, K3, K4: a small kernel class on the core, in both forms."""
     process = start_core(launcher.write_file())
     connection = launcher.receive_registration()
     client = RawClient(context, connection)  # expects its welcome
@@ -132,7 +132,7 @@ def test_the_core_handshakes_welcomes_and_answers(launcher, start_core, context)
 
 
 def test_the_copied_core_is_complete(tmp_path):
-    """Nothing that stays behind is imported: the copy's modules can all be loaded."""
+    """No module of the copy imports a module that is not copied."""
     copy_core(tmp_path / "my_kernels")
     code = (
         "import sys, pkgutil, importlib; sys.modules['echokernel'] = None; import my_kernels\n"

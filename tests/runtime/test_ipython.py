@@ -1,4 +1,4 @@
-"""IPython's own kernel class under our app: an author's kernel that knows nothing of us."""
+"""IPython's kernel class on echokernel, as an example of a kernel that does not know echokernel."""
 
 import os
 import signal
@@ -16,13 +16,13 @@ def ipython(context, tmp_path, start):
 
     def start_ipython(path, *arguments):
         words = ("--kernel-class", "ipykernel.ipkernel:IPythonKernel", *arguments)
-        # Else debugpy, which IPython's kernel imports, warns on stderr as soon as it is loaded.
+        # Otherwise debugpy, which IPython's kernel imports, prints a warning on stderr.
         process.append(start(path, *words, PYDEVD_DISABLE_FILE_VALIDATION="1"))
 
-    made = RawClient(context, start_classic(tmp_path, start_ipython))
-    made.process = process[0]
-    yield made
-    made.close()
+    client = RawClient(context, start_classic(tmp_path, start_ipython))
+    client.process = process[0]
+    yield client
+    client.close()
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,20 @@ def ipython(context, tmp_path, start):
         ("!echo from a child", ("stream", {"name": "stdout", "text": "from a child\r\n"})),
     ],
 )
-def test_cells(code, published, ipython):
+def test_a_cell_publishes_one_message(code, published, ipython):
+    """K4: between the input and the idle status."""
     msg_id = ipython.execute(code)
     reply = ipython.receive_reply(msg_id)["content"]
     assert reply["status"] == ("error" if published == "error" else "ok")
-    heard = ipython.receive_until_idle(msg_id)[2:-1]
-    assert published in (heard[0], heard[0][0])
-    assert len(heard) == 1
+    output = ipython.receive_until_idle(msg_id)[2:-1]
+    assert published in (output[0], output[0][0])
+    assert len(output) == 1
     ipython.expect_nothing_unread()
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(60)", "await asyncio.sleep(60)"])
-def test_interrupt(code, ipython):
+def test_sigint_interrupts_a_cell(code, ipython):
+    """K8."""
     msg_id = ipython.execute(f"import asyncio; print('asleep'); {code}")
     while ipython.receive_publication()["msg_type"] != "stream":
         pass
@@ -58,10 +60,11 @@ def test_interrupt(code, ipython):
     ipython.expect_nothing_unread()
 
 
-def test_input_and_comms(ipython):
+def test_input_and_comms_work(ipython):
+    """A cell can request input; comm_info lists a comm that a cell opened."""
     msg_id = ipython.execute("input('name? ')", allow_stdin=True)
-    asked = ipython.receive_on("stdin")
-    assert asked["content"]["prompt"] == "name? "
+    input_request = ipython.receive_on("stdin")
+    assert input_request["content"]["prompt"] == "name? "
     ipython.send("input_reply", {"value": "me"}, "stdin")
     assert ipython.receive_reply(msg_id)["content"]["status"] == "ok"
     assert ("text/plain", "'me'") in [
@@ -76,17 +79,17 @@ def test_input_and_comms(ipython):
     assert list(comms.values()) == [{"target_name": "mine"}]
 
 
-def test_the_features_are_those_of_the_app(ipython):
-    """K2: whatever the class says of itself, here it has no debugger and no subshells."""
+def test_only_features_that_echokernel_has_are_advertised(ipython):
+    """K2, K11: the kernel class has a debugger and subshells, but echokernel does not."""
     assert ipython.request("kernel_info_request", {})["supported_features"] == ["iopub_welcome"]
     ipython.shut_down()
     assert ipython.process.wait_for_end()[0] == 0
 
 
-def test_an_interrupt_hits_one_cell_only(ipython):
-    """IPython has a handler of its own while a cell awaits: what it took is not sent again."""
+def test_an_interrupt_affects_one_cell_only(ipython):
+    """K8: IPython installs its own handler while a cell awaits; the interrupt is not repeated."""
     for _ in range(20):
-        # The loop is awake: the cell ends before anybody could think that nobody has heard it.
+        # The event loop is busy, so the cell ends before the kernel could repeat the interrupt.
         endless = "import asyncio; print('awake')\nwhile True: await asyncio.sleep(0)"
         msg_id = ipython.execute(endless)
         while ipython.receive_publication()["msg_type"] != "stream":

@@ -1,4 +1,4 @@
-"""The suites of jupyter_kernel_test, which are written for any kernel."""
+"""The suites of jupyter_kernel_test, which test any kernel (W2, K2-K4)."""
 
 import jupyter_kernel_test
 import pytest
@@ -28,7 +28,7 @@ class TestEcho(jupyter_kernel_test.KernelTests):
     code_hello_world = "hello, world"
     code_inspect_sample = "hello"
     complete_code_samples = ("anything", "", "{[(")
-    completion_samples = ({"text": "nothing said begins like this zzz", "matches": set()},)
+    completion_samples = ({"text": "no word of a cell begins like this zzz", "matches": set()},)
 
     @classmethod
     def tearDownClass(cls):
@@ -36,28 +36,29 @@ class TestEcho(jupyter_kernel_test.KernelTests):
         cls.km.context.destroy(linger=0)
 
     def test_inspect(self):
-        """What there is to inspect is the last cell: say something first."""
+        """Execute a cell first: an inspection shows the last cell."""
         self.flush_channels()
         self.execute_helper("hello")
         super().test_inspect()
 
     def execute_helper(self, code, timeout=DEADLINE, **options):
-        """As the suite's own, for which a pause of 0.1 s before an idle is a failure."""
+        """Do the same as the suite, which fails after a pause of 0.1 s before an idle status."""
         msg_id = self.kc.execute(code, **options)
         reply = self.get_non_kernel_info_reply(timeout=timeout)
         validate_message(reply, "execute_reply", msg_id)
-        said = []
-        while not said or said[-1]["content"] != {"execution_state": "idle"}:
-            got = self.kc.get_iopub_msg(timeout=timeout)
-            if got["parent_header"].get("msg_id") == msg_id:
-                validate_message(got, got["msg_type"], msg_id)
-                said.append(got)
-        assert said[0]["content"] == {"execution_state": "busy"}
-        assert [m["content"]["code"] for m in said if m["msg_type"] == "execute_input"] == [code]
-        return reply, [m for m in said[1:-1] if m["msg_type"] != "execute_input"]
+        published = []
+        while not published or published[-1]["content"] != {"execution_state": "idle"}:
+            message = self.kc.get_iopub_msg(timeout=timeout)
+            if message["parent_header"].get("msg_id") == msg_id:
+                validate_message(message, message["msg_type"], msg_id)
+                published.append(message)
+        assert published[0]["content"] == {"execution_state": "busy"}
+        inputs = [m["content"]["code"] for m in published if m["msg_type"] == "execute_input"]
+        assert inputs == [code]
+        return reply, [m for m in published[1:-1] if m["msg_type"] != "execute_input"]
 
-    # An echo has no errors, results, displays, pages, stderr or clear_output: those tests of the
-    # suite have no sample and say so.
+    # An echo has no errors, results, displays, pages, stderr or clear_output. The suite skips its
+    # tests of those features, because there is no sample.
 
 
 class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):

@@ -1,4 +1,4 @@
-"""Packages that load when they are used: nobody sees a difference."""
+"""Packages that load when they are used: programs see no difference."""
 
 import json
 
@@ -12,14 +12,14 @@ BEFORE = (
 
 
 def run_code(code):
-    """Run ``code`` in a fresh interpreter; return what it prints, as JSON."""
-    done = run_python("-W", "error", "-c", BEFORE + code)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    """Run ``code`` in a new interpreter; return its output, parsed as JSON."""
+    process = run_python("-W", "error", "-c", BEFORE + code)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
-def test_what_is_not_used_is_not_loaded():
-    """The base of kernels needs neither kernel managers nor an interactive shell."""
+def test_an_unused_package_is_not_loaded():
+    """The base class of kernels needs neither kernel managers nor an interactive shell."""
     loaded = run_code("import ipykernel.kernelbase, json; print(json.dumps(list(sys.modules)))")
     assert "ipykernel.kernelbase" in loaded
     assert "jupyter_client.session" in loaded
@@ -43,20 +43,20 @@ def test_what_is_not_used_is_not_loaded():
         "from jupyter_client import *; assert KernelManager",
     ],
 )
-def test_what_is_used_is_there(code):
+def test_a_used_package_is_complete(code):
     assert run_code(f"{code}; print('true')") is True
 
 
-def test_threads_that_use_one_at_the_same_time():
+def test_threads_can_use_a_package_at_the_same_time():
     code = """
 import threading, jupyter_client
-ready, found = threading.Barrier(8), []
+ready, results = threading.Barrier(8), []
 def use():
     ready.wait()
-    found.append(jupyter_client.KernelManager)
+    results.append(jupyter_client.KernelManager)
 threads = [threading.Thread(target=use) for _ in range(8)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
-print(len(found))
+print(len(results))
 """
     assert run_code(code) == 8

@@ -1,4 +1,4 @@
-"""Requests on shell, control and stdin: answered, bracketed, dropped where they are not genuine."""
+"""Requests on shell, control and stdin: replies, busy and idle, and messages that are dropped."""
 
 import json
 import os
@@ -22,25 +22,25 @@ from echokernel.conformance.raw_messages import (
 
 
 @pytest.fixture(params=["ScriptedKernel", "AsyncScriptedKernel"])
-def doing(request, context, tmp_path, start):
-    """A client of a kernel whose cells say what to do; ``do_execute`` plain and async."""
+def scripted(request, context, tmp_path, start):
+    """A client of a kernel whose cells are instructions; ``do_execute`` plain and async."""
     process = []
 
-    def start_doing(path, *arguments):
+    def start_scripted(path, *arguments):
         options = ("--kernel-class", f"support.scripted_kernels:{request.param}")
         process.append(start(path, *options, *arguments, **KERNEL_PATH))
 
-    made = RawClient(context, start_classic(tmp_path, start_doing))
-    made.process = process[0]
-    yield made
-    made.close()
+    client = RawClient(context, start_classic(tmp_path, start_scripted))
+    client.process = process[0]
+    yield client
+    client.close()
 
 
-# --- what every kernel answers -----------------------------------------------------------
+# --- requests that every kernel answers --------------------------------------------------
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
-def test_kernel_info(channel, client):
+def test_kernel_info_is_answered(channel, client):
     """K2, K3."""
     content = client.request("kernel_info_request", {}, channel)
     assert content["status"] == "ok"
@@ -51,8 +51,8 @@ def test_kernel_info(channel, client):
     assert content["language_info"]["file_extension"].startswith(".")
 
 
-def test_the_echo_language(client):
-    """What is said comes back, and can be found again."""
+def test_the_echo_language_supports_every_request(client):
+    """K4: execute, expressions, inspect, complete, is_complete, comm_info and history."""
     assert run_cell(client, "hello world") == (
         {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {}},
         [("stream", {"name": "stdout", "text": "hello world"})],
@@ -80,8 +80,8 @@ def test_the_echo_language(client):
     client.expect_nothing_unread()
 
 
-def test_what_is_counted_and_what_is_published(client):
-    """``silent`` publishes nothing; without ``store_history`` a cell is not counted."""
+def test_silent_and_unstored_cells_are_not_counted(client):
+    """K4: ``silent`` publishes nothing; without ``store_history`` a cell is not counted."""
     msg_id = client.execute("quiet", silent=True)
     assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
     assert client.receive_reply(msg_id)["content"]["execution_count"] == 0
@@ -93,8 +93,8 @@ def test_what_is_counted_and_what_is_published(client):
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
-def test_an_unknown_request(channel, client):
-    """K4: bracketed by busy and idle like any other; no reply is made up."""
+def test_an_unknown_request_gets_busy_and_idle_only(channel, client):
+    """K4: there is no reply, because its type is unknown."""
     msg_id = client.send("no_such_request", {}, channel)
     assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
     client.expect_nothing_unread()
@@ -109,8 +109,8 @@ def test_an_unknown_request(channel, client):
         ("history_request", {}),
     ],
 )
-def test_a_request_that_lacks_something(msg_type, content, client):
-    """K4: bracketed, and answered with an error: a client waits for a reply."""
+def test_an_incomplete_request_is_answered_with_an_error(msg_type, content, client):
+    """K4, K6: between busy and idle; the client waits for a reply."""
     msg_id = client.send(msg_type, content)
     assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
     reply = client.receive_reply(msg_id)
@@ -119,11 +119,11 @@ def test_a_request_that_lacks_something(msg_type, content, client):
     client.expect_nothing_unread()
 
 
-# --- what is dropped -----------------------------------------------------------------------
+# --- messages that are dropped -------------------------------------------------------------
 
 
-def not_genuine():
-    """Yield (name, frames) that no kernel may act upon."""
+def invalid_messages():
+    """Yield (name, frames) of messages that a kernel must drop."""
     code = {"code": "forged", "silent": False}
     _, good = build_message("execute_request", code, key=KEY)
     yield "another key", build_message("execute_request", code, key="another key")[1]
@@ -160,18 +160,18 @@ def signed(*parts):
     return sign_frames(KEY, *(json.dumps(part).encode() for part in parts))
 
 
-def test_messages_that_are_not_genuine(client):
-    """K4: on every socket: dropped and logged, and nothing else happens."""
+def test_invalid_messages_are_dropped(client):
+    """K4: on every socket, without other effect."""
     for channel in ("shell", "control", "stdin"):
-        for _, frames in not_genuine():
+        for _, frames in invalid_messages():
             getattr(client, channel).send_multipart(frames)
-    # Nothing was published for any of them, not even busy: the next thing heard is genuine.
-    assert run_cell(client, "genuine")[1] == [("stream", {"name": "stdout", "text": "genuine"})]
+    # Not even busy was published for them: the next message belongs to the valid request.
+    assert run_cell(client, "valid")[1] == [("stream", {"name": "stdout", "text": "valid"})]
     client.expect_nothing_unread()
 
 
-def test_replayed_messages(client):
-    """K4: a message counts once, on whichever channel it comes again."""
+def test_replayed_messages_are_dropped(client):
+    """K4: a message counts once, on all channels together."""
     msg_id, frames = build_message("execute_request", {"code": "once", "silent": False}, key=KEY)
     client.shell.send_multipart(frames)
     assert len(client.receive_until_idle(msg_id)) == 4
@@ -182,34 +182,34 @@ def test_replayed_messages(client):
     client.expect_nothing_unread()
 
 
-def test_what_is_dropped_is_logged_without_the_key(client, context, connection, start, tmp_path):
-    """K4, F4."""
+def test_dropped_messages_are_logged_without_the_key(client, context, connection, start, tmp_path):
+    """F4, K4."""
     (tmp_path / "other").mkdir()
     process = []
     other = start_classic(
         tmp_path / "other", lambda p, *a: process.append(start(p, "--log-level", "DEBUG", *a))
     )
     with_log = RawClient(context, other)
-    for _, frames in not_genuine():
+    for _, frames in invalid_messages():
         with_log.shell.send_multipart(frames)
     with_log.expect_nothing_unread()
     with_log.shut_down()
     with_log.close()
     status, stderr = process[0].wait_for_end()
     assert status == 0
-    assert stderr.count("dropped a message") == len(list(not_genuine()))
+    assert stderr.count("dropped a message") == len(list(invalid_messages()))
     assert "Traceback" not in stderr
     assert KEY not in stderr
 
 
 @pytest.mark.parametrize("channel", ["shell", "control", "stdin", "hb"])
-def test_other_kinds_of_sockets_and_odd_frames(channel, client, context, connection):
-    """Strangers of every sort on every port; the kernel serves its clients."""
+def test_sockets_of_a_wrong_type_do_not_disturb_clients(channel, client, context, connection):
+    """K4: unauthenticated peers with sockets of every type, some of which send junk."""
     for kind in (zmq.REQ, zmq.DEALER, zmq.ROUTER, zmq.SUB, zmq.PUSH):
-        stranger = context.socket(kind)
-        stranger.connect(endpoint(connection, channel))
+        peer = context.socket(kind)
+        peer.connect(endpoint(connection, channel))
         if kind in (zmq.REQ, zmq.DEALER):
-            stranger.send_multipart([b"", b"x" * 100_000, b""])
+            peer.send_multipart([b"", b"x" * 100_000, b""])
     assert run_cell(client, "still here")[0]["status"] == "ok"
     heartbeat = client.connect("hb", zmq.REQ)
     heartbeat.send(b"ping")
@@ -221,18 +221,20 @@ def test_other_kinds_of_sockets_and_odd_frames(channel, client, context, connect
 # --- output, errors, interrupts ---------------------------------------------------------------
 
 
-def test_what_is_printed_belongs_to_its_request(doing):
+def test_printed_text_belongs_to_its_request(scripted):
+    """K4."""
     for code, name in [
         ("say one", "stdout"),
         ("say_to_stderr one", "stderr"),
         ("say_in_a_thread one", "stdout"),
     ]:
-        _, published = run_cell(doing, code)
+        _, published = run_cell(scripted, code)
         assert published == [("stream", {"name": name, "text": "one\n"})]
 
 
-def test_much_output_keeps_its_order(doing):
-    _, published = run_cell(doing, "say_many 2000")
+def test_much_output_keeps_its_order(scripted):
+    """W6."""
+    _, published = run_cell(scripted, "say_many 2000")
     assert "".join(content["text"] for _, content in published) == "".join(
         f"{number}\n" for number in range(2000)
     )
@@ -240,183 +242,191 @@ def test_much_output_keeps_its_order(doing):
 
 @pytest.mark.parametrize(
     ("code", "name", "text"),
-    [("fail no", "ValueError", "no"), ("nothing", "TypeError", "do_execute returned")],
+    [("fail no", "ValueError", "no"), ("return_text", "TypeError", "do_execute returned")],
 )
-def test_a_cell_that_raises(code, name, text, doing):
-    """An author's exception is an error in the cell, never a request without a reply."""
-    reply, published = run_cell(doing, code)
+def test_an_exception_of_do_execute_is_an_error_of_the_cell(code, name, text, scripted):
+    """K6: the request is answered; the kernel continues."""
+    reply, published = run_cell(scripted, code)
     assert (reply["status"], reply["ename"]) == ("error", name)
     assert text in reply["evalue"]
     [(kind, content)] = published
     assert (kind, content["ename"]) == ("error", name)
-    assert run_cell(doing, "say on")[0]["status"] == "ok"
+    assert run_cell(scripted, "say on")[0]["status"] == "ok"
 
 
-def test_a_cell_that_spoils_the_streams(doing):
-    """User code can put anything into sys.stdout; that ends no kernel."""
-    assert run_cell(doing, "spoil")[0]["status"] == "ok"
-    assert run_cell(doing, "sleep 0")[0]["status"] == "error"  # it prints
-    assert doing.request("kernel_info_request", {})["status"] == "ok"
+def test_a_cell_that_replaces_stdout_does_not_end_the_kernel(scripted):
+    """K6."""
+    assert run_cell(scripted, "break_stdout")[0]["status"] == "ok"
+    assert run_cell(scripted, "sleep 0")[0]["status"] == "error"  # it prints
+    assert scripted.request("kernel_info_request", {})["status"] == "ok"
 
 
-def test_a_silent_cell_publishes_nothing_even_if_it_fails(doing):
-    msg_id = doing.execute("fail quietly", silent=True)
-    assert doing.receive_reply(msg_id)["content"]["evalue"] == "quietly"
-    assert doing.receive_until_idle(msg_id) == [BUSY, IDLE]
+def test_a_silent_cell_publishes_nothing_even_if_it_fails(scripted):
+    """K4."""
+    msg_id = scripted.execute("fail quietly", silent=True)
+    assert scripted.receive_reply(msg_id)["content"]["evalue"] == "quietly"
+    assert scripted.receive_until_idle(msg_id) == [BUSY, IDLE]
 
 
-def test_a_cell_that_cancels_itself(doing):
-    reply, published = run_cell(doing, "cancel")
+def test_a_cancelled_cell_is_answered(scripted):
+    """K6."""
+    reply, published = run_cell(scripted, "cancel")
     assert reply["ename"] == published[0][1]["ename"] == "CancelledError"
-    assert run_cell(doing, "say on")[0]["status"] == "ok"
+    assert run_cell(scripted, "say on")[0]["status"] == "ok"
 
 
-def test_execute_is_for_shell(client):
-    """User code runs on the main thread only; who asks on control is told so."""
+def test_an_execute_request_on_control_is_refused(client):
+    """K4: user code runs on the main thread only; the error names the shell channel."""
     msg_id = client.send("execute_request", {"code": "x", "silent": False}, "control")
     assert client.receive_reply(msg_id, "control")["content"]["evalue"].endswith("shell channel")
     assert client.receive_until_idle(msg_id) == [BUSY, IDLE]
 
 
 @pytest.mark.parametrize("msg_type", ["complete_request", "inspect_request", "is_complete_request"])
-def test_interrupting_other_requests(msg_type, doing):
-    """All that an author writes can be interrupted, and is answered once."""
-    msg_id = doing.send(msg_type, {"code": "hang", "cursor_pos": 4})
-    assert doing.receive_publication()["content"] == BUSY[1]
-    assert doing.receive_publication()["content"]["text"] == "asleep\n"
-    doing.send("interrupt_request", {}, "control")
-    assert doing.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+def test_an_interrupt_ends_other_requests(msg_type, scripted):
+    """K8: the request is answered once."""
+    msg_id = scripted.send(msg_type, {"code": "hang", "cursor_pos": 4})
+    assert scripted.receive_publication()["content"] == BUSY[1]
+    assert scripted.receive_publication()["content"]["text"] == "asleep\n"
+    scripted.send("interrupt_request", {}, "control")
+    assert scripted.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("how", ["sleep", "sleep_in_one_call", "sleep_async", "child"])
 @pytest.mark.parametrize("by", ["signal", "message"])
-def test_interrupt(by, how, doing):
-    """K1: by SIGINT as by message; the cell ends with KeyboardInterrupt, and is answered."""
-    msg_id = begin_cell(doing, f"{how} 60")
+def test_an_interrupt_ends_a_cell(by, how, scripted):
+    """K8: SIGINT and interrupt_request end the cell with KeyboardInterrupt, which is answered."""
+    msg_id = begin_cell(scripted, f"{how} 60")
     request = None
     if by == "signal":
-        os.killpg(doing.process.pid, signal.SIGINT)
+        os.killpg(scripted.process.pid, signal.SIGINT)
     else:
-        request = doing.send("interrupt_request", {}, "control")
-        assert doing.receive_reply(request, "control")["content"] == {"status": "ok"}
-    assert doing.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
-    published = until_idle(doing, {msg_id, request})
+        request = scripted.send("interrupt_request", {}, "control")
+        assert scripted.receive_reply(request, "control")["content"] == {"status": "ok"}
+    assert scripted.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
+    published = until_idle(scripted, {msg_id, request})
     assert [content["ename"] for kind, content in published if kind == "error"] == [
         "KeyboardInterrupt"
     ]
-    assert run_cell(doing, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
+    assert run_cell(scripted, "say on")[1] == [("stream", {"name": "stdout", "text": "on\n"})]
 
 
 def until_idle(client, msg_ids):
-    """Return what is published until each request has been told idle."""
+    """Return the messages that are published until each request is idle."""
     published = []
     waiting = msg_ids - {None}
     while waiting:
-        got = client.receive_publication()
-        published.append((got["msg_type"], got["content"]))
+        message = client.receive_publication()
+        published.append((message["msg_type"], message["content"]))
         if published[-1] == IDLE:
-            waiting.discard(got["parent_header"]["msg_id"])
+            waiting.discard(message["parent_header"]["msg_id"])
     return published
 
 
-def test_an_interrupt_that_the_code_swallows(doing):
-    msg_id = begin_cell(doing, "swallow 60")
-    os.killpg(doing.process.pid, signal.SIGINT)
-    assert doing.receive_reply(msg_id)["content"]["status"] == "ok"
-    assert [kind for kind, _ in doing.receive_until_idle(msg_id)] == ["stream", "status"]
+def test_a_cell_can_catch_an_interrupt(scripted):
+    """K8."""
+    msg_id = begin_cell(scripted, "catch_interrupt 60")
+    os.killpg(scripted.process.pid, signal.SIGINT)
+    assert scripted.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert [kind for kind, _ in scripted.receive_until_idle(msg_id)] == ["stream", "status"]
 
 
-def test_an_interrupt_of_nothing(client, connection):
-    """An idle kernel stays what it is."""
+def test_an_interrupt_of_an_idle_kernel_has_no_effect(client, connection):
+    """K8."""
     for _ in range(5):
         assert client.request("interrupt_request", {}, "control") == {"status": "ok"}
     assert run_cell(client, "still here")[0]["status"] == "ok"
 
 
-def test_control_answers_while_user_code_runs(doing):
+def test_control_answers_while_user_code_runs(scripted):
     """K3."""
-    msg_id = begin_cell(doing, "sleep_in_one_call 60")
-    assert doing.request("kernel_info_request", {}, "control")["status"] == "ok"
-    doing.send("interrupt_request", {}, "control")
-    assert doing.receive_reply(msg_id)["content"]["status"] == "error"
+    msg_id = begin_cell(scripted, "sleep_in_one_call 60")
+    assert scripted.request("kernel_info_request", {}, "control")["status"] == "ok"
+    scripted.send("interrupt_request", {}, "control")
+    assert scripted.receive_reply(msg_id)["content"]["status"] == "error"
 
 
-def test_a_failed_cell_aborts_those_that_wait(doing, tmp_path):
-    """``stop_on_error``: executes that have arrived are aborted, other requests answered."""
+def test_a_failed_cell_aborts_the_cells_that_wait(scripted, tmp_path):
+    """K4: ``stop_on_error`` aborts the executes in the queue; other requests are answered."""
     go_on = tmp_path / "go on"
-    first = begin_cell(doing, f"wait_for {go_on}")
-    failing = doing.execute("error no")
-    waiting = [doing.execute("say never") for _ in range(3)]
-    info = doing.send("kernel_info_request", {})
-    doing.request("kernel_info_request", {}, "control")  # by the same network thread: all are there
+    first = begin_cell(scripted, f"wait_for {go_on}")
+    failing = scripted.execute("error no")
+    waiting = [scripted.execute("say never") for _ in range(3)]
+    info = scripted.send("kernel_info_request", {})
+    # The same network thread of the client has sent all earlier requests.
+    scripted.request("kernel_info_request", {}, "control")
     go_on.touch()
-    assert doing.receive_reply(first)["content"]["status"] == "ok"
-    assert doing.receive_reply(failing)["content"]["status"] == "error"
+    assert scripted.receive_reply(first)["content"]["status"] == "ok"
+    assert scripted.receive_reply(failing)["content"]["status"] == "error"
     for msg_id in waiting:
-        assert doing.receive_reply(msg_id)["content"]["status"] == "aborted"
-    assert doing.receive_reply(info)["content"]["status"] == "ok"
+        assert scripted.receive_reply(msg_id)["content"]["status"] == "aborted"
+    assert scripted.receive_reply(info)["content"]["status"] == "ok"
     for msg_id in (first, failing, *waiting, info):
-        assert doing.receive_until_idle(msg_id)[-1] == IDLE
-    assert run_cell(doing, "say on")[0]["status"] == "ok"
+        assert scripted.receive_until_idle(msg_id)[-1] == IDLE
+    assert run_cell(scripted, "say on")[0]["status"] == "ok"
 
 
-def test_without_stop_on_error_the_next_cells_run(doing, tmp_path):
+def test_without_stop_on_error_the_next_cells_run(scripted, tmp_path):
+    """K4."""
     go_on = tmp_path / "go on"
-    first = begin_cell(doing, f"wait_for {go_on}")
-    failing = doing.execute("error no", stop_on_error=False)
-    waiting = doing.execute("say on")
+    first = begin_cell(scripted, f"wait_for {go_on}")
+    failing = scripted.execute("error no", stop_on_error=False)
+    waiting = scripted.execute("say on")
     go_on.touch()
-    statuses = [
-        doing.receive_reply(each)["content"]["status"] for each in (first, failing, waiting)
-    ]
-    assert statuses == ["ok", "error", "ok"]
+    replies = [scripted.receive_reply(msg_id) for msg_id in (first, failing, waiting)]
+    assert [reply["content"]["status"] for reply in replies] == ["ok", "error", "ok"]
 
 
 # --- input -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("code", "password"), [("ask name?", False), ("ask_password pin?", True)])
-def test_input(code, password, doing, context):
-    msg_id = doing.execute(code, allow_stdin=True)
-    asked = doing.receive_on("stdin")
-    assert asked["content"] == {"prompt": code.split()[1], "password": password}
-    assert asked["parent_header"]["msg_id"] == msg_id
-    for _, frames in not_genuine():  # K4: junk is no answer
-        doing.stdin.send_multipart(frames)
-    stranger = context.socket(zmq.DEALER)  # it has the key, but was not asked
-    stranger.connect(endpoint(doing.connection, "stdin"))
-    stranger.send_multipart(build_message("input_reply", {"value": "somebody else"}, key=KEY)[1])
-    _, answer = build_message("input_reply", {"value": "me"}, session=doing.session, key=KEY)
-    doing.stdin.send_multipart(answer)
-    assert doing.receive_reply(msg_id)["content"]["status"] == "ok"
-    assert ("stream", {"name": "stdout", "text": "'me'\n"}) in doing.receive_until_idle(msg_id)
+def test_only_the_client_of_the_request_answers_an_input_request(code, password, scripted, context):
+    """K4: invalid messages, and the valid reply of another client, are not an answer."""
+    msg_id = scripted.execute(code, allow_stdin=True)
+    input_request = scripted.receive_on("stdin")
+    assert input_request["content"] == {"prompt": code.split()[1], "password": password}
+    assert input_request["parent_header"]["msg_id"] == msg_id
+    for _, frames in invalid_messages():
+        scripted.stdin.send_multipart(frames)
+    other_client = context.socket(zmq.DEALER)
+    other_client.connect(endpoint(scripted.connection, "stdin"))
+    other_client.send_multipart(build_message("input_reply", {"value": "other"}, key=KEY)[1])
+    _, answer = build_message("input_reply", {"value": "me"}, session=scripted.session, key=KEY)
+    scripted.stdin.send_multipart(answer)
+    assert scripted.receive_reply(msg_id)["content"]["status"] == "ok"
+    assert ("stream", {"name": "stdout", "text": "'me'\n"}) in scripted.receive_until_idle(msg_id)
 
 
-def test_input_that_the_frontend_does_not_offer(doing):
-    assert run_cell(doing, "ask name?")[0]["ename"] == "StdinNotImplementedError"
+def test_input_is_an_error_if_the_frontend_does_not_support_it(scripted):
+    """K5."""
+    assert run_cell(scripted, "ask name?")[0]["ename"] == "StdinNotImplementedError"
 
 
-def test_input_from_a_client_that_is_gone(doing, context):
-    """K5: fails at once, with a clear error in the cell, instead of waiting for ever."""
-    gone = context.socket(zmq.DEALER)
-    gone.identity = b"never opened a stdin channel"
-    gone.connect(endpoint(doing.connection, "shell"))
+def test_input_from_a_client_without_a_stdin_channel_fails_immediately(scripted, context):
+    """K5: with a clear error in the cell, instead of waiting forever."""
+    client = context.socket(zmq.DEALER)
+    client.identity = b"never opened a stdin channel"
+    client.connect(endpoint(scripted.connection, "shell"))
     msg_id, frames = build_message(
         "execute_request", {"code": "ask name?", "silent": False, "allow_stdin": True}, key=KEY
     )
-    gone.send_multipart(frames)
-    reply = parse_message(receive_frames(gone), KEY)
+    client.send_multipart(frames)
+    reply = parse_message(receive_frames(client), KEY)
     assert reply["parent_header"]["msg_id"] == msg_id
     assert reply["content"]["ename"] == "ConnectionError"
     assert "frontend" in reply["content"]["evalue"]
 
 
-# --- the end ------------------------------------------------------------------------------------
+# --- shutdown and exit --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
 @pytest.mark.parametrize("restart", [True, False, None])
-def test_shutdown(channel, restart, client, connection):
+def test_a_shutdown_request_is_answered_on_its_channel_and_on_iopub(
+    channel, restart, client, connection
+):
+    """K4."""
     content = {} if restart is None else {"restart": restart}
     restart = bool(restart)
     msg_id = client.send("shutdown_request", content, channel)
@@ -425,15 +435,16 @@ def test_shutdown(channel, restart, client, connection):
     assert published == [BUSY, ("shutdown_reply", {"status": "ok", "restart": restart}), IDLE]
 
 
-def test_a_cell_that_ends_the_process(doing):
-    doing.execute("leave 7")
-    assert doing.process.wait_for_end()[0] == 7
+def test_the_exit_status_of_a_cell_is_that_of_the_process(scripted):
+    """K6."""
+    scripted.execute("exit 7")
+    assert scripted.process.wait_for_end()[0] == 7
 
 
-def test_ending_during_a_cell(doing):
-    """SIGTERM, as launchers send when a shutdown takes too long: no cell can swallow it."""
-    begin_cell(doing, "stay 60")
-    os.kill(doing.process.pid, signal.SIGTERM)
-    status, stderr = doing.process.wait_for_end()
+def test_sigterm_ends_the_kernel_during_a_cell(scripted):
+    """K8: a launcher sends it when a shutdown takes too long; no cell can catch it."""
+    begin_cell(scripted, "catch_everything 60")
+    os.kill(scripted.process.pid, signal.SIGTERM)
+    status, stderr = scripted.process.wait_for_end()
     assert status == -signal.SIGTERM
     assert stderr == ""

@@ -1,4 +1,4 @@
-"""Startup files that are wrong (F3), connection files (F5), and a kernel started by hand."""
+"""Malformed startup files (F3), connection files (F5), and a kernel without a startup file."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from echokernel.conformance.raw_client import RawClient
 from echokernel.conformance.raw_messages import CHANNELS
 
 GOOD = {"key": KEY, "ip": "127.0.0.1"}
-REGISTERING = {**GOOD, "registration_port": 5555}
+REGISTRATION = {**GOOD, "registration_port": 5555}
 
 
 @pytest.mark.parametrize(
@@ -66,31 +66,31 @@ REGISTERING = {**GOOD, "registration_port": 5555}
                 [],
             )
         ),
-        ({**REGISTERING, "registration_ip": 1}, "registration_ip"),
-        ({**REGISTERING, "kernel_id": 1}, "kernel_id"),
-        ({**REGISTERING, "connection_file": 1}, "connection_file"),
-        ({**REGISTERING, "preferred_ports": []}, "preferred_ports"),
-        ({**REGISTERING, "preferred_ports": {"shell_port": "x"}}, "preferred_ports.shell_port"),
+        ({**REGISTRATION, "registration_ip": 1}, "registration_ip"),
+        ({**REGISTRATION, "kernel_id": 1}, "kernel_id"),
+        ({**REGISTRATION, "connection_file": 1}, "connection_file"),
+        ({**REGISTRATION, "preferred_ports": []}, "preferred_ports"),
+        ({**REGISTRATION, "preferred_ports": {"shell_port": "x"}}, "preferred_ports.shell_port"),
     ],
 )
-def test_a_malformed_startup_file(text, field, tmp_path, start):
-    """F3: one line that names the file, the field and what is wrong; status 2."""
+def test_a_malformed_startup_file_is_refused_with_one_line(text, field, tmp_path, start):
+    """F3: the line names the file, the field and the fault; status 2."""
     path = tmp_path / "startup.json"
     content = text if isinstance(text, bytes) else json.dumps(text).encode()
     path.write_bytes(content)
     ends_with_one_line(start(path), 2, str(path), field)
-    assert path.read_bytes() == content, "a file that the user wrote is not ours to change"
+    assert path.read_bytes() == content, "the kernel changed a file that the user wrote"
 
 
-def test_a_startup_file_that_cannot_be_read(tmp_path, start):
-    """F3."""
+def test_an_unreadable_startup_file_is_refused_with_one_line(tmp_path, start):
+    """F3: a missing file, a folder, an endless file."""
     ends_with_one_line(start(tmp_path / "nowhere.json"), 2, "nowhere.json", "No such file")
     ends_with_one_line(start(tmp_path), 2, str(tmp_path), "directory")
     ends_with_one_line(start("/dev/zero"), 2, "/dev/zero", "larger")
 
 
-def test_ports_that_the_launcher_chose(context, tmp_path, start):
-    """F5: a connection file with five ports is used as it is, and stays as it is."""
+def test_ports_that_the_launcher_chose_are_bound(context, tmp_path, start):
+    """F5: a connection file with five ports is not changed."""
     ports = {f"{channel}_port": free_port() for channel in CHANNELS}
     connection = start_classic(tmp_path, start, ip="127.0.0.1", transport="tcp", **ports)
     assert connection == {"key": KEY, "ip": "127.0.0.1", "transport": "tcp", **ports}
@@ -100,8 +100,8 @@ def test_ports_that_the_launcher_chose(context, tmp_path, start):
     client.close()
 
 
-def test_ports_zero_are_filled_in(context, tmp_path, start):
-    """F5: the kernel binds free ports and rewrites the file, the keys it does not know included."""
+def test_ports_zero_are_replaced_by_free_ports(context, tmp_path, start):
+    """F5: the kernel binds free ports and rewrites the file with all its other keys."""
     connection = start_classic(tmp_path, start, kernel_name="me", jupyter_session="s", shell_port=0)
     assert (connection["kernel_name"], connection["jupyter_session"]) == ("me", "s")
     assert mode_of(tmp_path / "connection.json") == 0o600
@@ -109,11 +109,11 @@ def test_ports_zero_are_filled_in(context, tmp_path, start):
     client.expect_nothing_unread()
     client.shut_down()
     client.close()
-    assert (tmp_path / "connection.json").exists(), "it is the launcher's, as with ipykernel"
+    assert (tmp_path / "connection.json").exists(), "the kernel removed the launcher's file"
 
 
-def test_a_port_that_is_taken(tmp_path, start):
-    """F5: the classic race, told in a line."""
+def test_a_port_that_is_in_use_ends_the_kernel_with_one_line(tmp_path, start):
+    """F5: the port race of a classic start."""
     first = start_classic(tmp_path, start)
     path = tmp_path / "second.json"
     path.write_text(json.dumps(first))
@@ -121,7 +121,7 @@ def test_a_port_that_is_taken(tmp_path, start):
 
 
 def test_a_bare_name_is_looked_up_in_the_runtime_directory(runtime_dir, start):
-    """F5, as ipykernel does."""
+    """F5: as ipykernel does."""
     runtime_dir.mkdir()
     (runtime_dir / "bare-name-of-a-test.json").write_text("{}")
     process = start("bare-name-of-a-test.json")
@@ -129,8 +129,8 @@ def test_a_bare_name_is_looked_up_in_the_runtime_directory(runtime_dir, start):
     (runtime_dir / "bare-name-of-a-test.json").unlink()
 
 
-def test_by_hand(context, start, runtime_dir):
-    """Without -f: a connection file of its own, printed, gone at the end."""
+def test_without_a_startup_file_the_kernel_writes_and_removes_its_own(context, start, runtime_dir):
+    """F5, H6: the kernel prints the path of the file, and how to attach."""
     process = start(None)
     lines = [process.popen.stdout.readline() for _ in range(3)]
     path = runtime_dir / f"kernel-{process.pid}.json"
@@ -138,8 +138,8 @@ def test_by_hand(context, start, runtime_dir):
     assert lines[1] == f"To attach: jupyter console --existing {path.name}\n"
     assert mode_of(path) == 0o600
     client = RawClient(context, json.loads(path.read_text()))
-    msg_id = client.execute("by hand")
-    assert ("stream", {"name": "stdout", "text": "by hand"}) in client.receive_until_idle(msg_id)
+    msg_id = client.execute("hello")
+    assert ("stream", {"name": "stdout", "text": "hello"}) in client.receive_until_idle(msg_id)
     client.close()
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait_for_end()[0] == -signal.SIGTERM
@@ -155,7 +155,9 @@ def test_by_hand(context, start, runtime_dir):
         (["--kernel-class", "echokernel.kernel:text"], "not a class"),
     ],
 )
-def test_a_kernel_class_that_cannot_be_loaded(arguments, word, start, tmp_path):
+def test_a_kernel_class_that_cannot_be_loaded_ends_the_kernel_with_one_line(
+    arguments, word, start, tmp_path
+):
     (tmp_path / "raises.py").write_text("no_such_name")
     ends_with_one_line(start(None, *arguments, PYTHONPATH=str(tmp_path)), 1, word)
 
@@ -163,7 +165,7 @@ def test_a_kernel_class_that_cannot_be_loaded(arguments, word, start, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["--port-range", "9-1"], ["--handshake-timeout", "-1"], ["x"]]
 )
-def test_a_command_line_that_is_wrong(arguments, start):
+def test_a_wrong_command_line_is_an_error_without_a_traceback(arguments, start):
     status, stderr = start(None, *arguments).wait_for_end()
     assert status == 2
     assert "error:" in stderr

@@ -1,1 +1,1 @@
-"""Everything at once against one kernel, for a long time: ``cd tests && python -m soak``."""
+"""All kinds of load on one kernel, for a long time: ``cd tests && python -m soak``."""

@@ -1,4 +1,4 @@
-"""Half an hour of everything at once: ``cd tests && python -m soak [--minutes 30]``.
+"""Half an hour of all kinds of load on one kernel: ``cd tests && python -m soak [--minutes 30]``.
 
 IPython's kernel runs on echokernel. Clients execute, print, display, use comms, send control
 requests, interrupt, connect and disconnect, without a pause. Each client checks every message of
@@ -20,15 +20,16 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from abuse.peers import DEADLINE, MB, start_kernel
+from abuse.running_kernel import MB, start_kernel
 
+from echokernel.conformance.raw_client import DEADLINE
 from soak.workloads import SET_UP, WORKLOADS, connect_and_disconnect
 
 GROWTH_BOUND = 16.0
 """MB by which memory may grow from the second tenth of the time to the last tenth (medians).
 
-A Session remembers up to 65,536 signatures against replays, which take 10 MB: a short run sees that
-memory grow.
+A Session stores up to 65,536 signatures against replays, which take 10 MB: in a short run that
+memory still grows.
 """
 
 SAMPLE_INTERVAL = 0.5
@@ -39,7 +40,7 @@ VISITORS = 2
 """Workers whose clients connect and disconnect."""
 
 MIN_SAMPLES = 20
-"""Samples of the memory without which there is no verdict."""
+"""Samples of the memory that a verdict needs."""
 
 STOP_TIME = 3 * DEADLINE
 """Seconds in which each worker completes its turn when the time is over."""
@@ -53,7 +54,7 @@ class Worker(threading.Thread):
     Args:
         name: for the summary.
         workload: takes one turn.
-        client: belongs to this thread until it ends; None if each turn makes its own clients.
+        client: belongs to this thread until it ends; None if each turn creates its own clients.
         kernel: the running kernel.
         stopping: stops all workers; set when this one fails.
     """
@@ -72,9 +73,7 @@ class Worker(threading.Thread):
             while not self._stopping.is_set():
                 self._workload(self._client, self._kernel, self.counts)
                 self.counts["turns"] += 1
-        except (
-            Exception
-        ) as error:  # of any kind: a thread that ended silently would look like success
+        except Exception as error:  # any: a thread that ended silently would look like success
             self.failure = f"{type(error).__name__}: {error}"
             self._stopping.set()
 
@@ -93,7 +92,7 @@ class Soak:
     def run(self, minutes):
         """Run for this time, or until a worker fails."""
         with ExitStack() as at_exit:
-            with self._kernel.client() as client:  # closed now: a client that stays must read
+            with self._kernel.client() as client:  # a client that stays connected must read
                 client.run(SET_UP)
             for name, workload in WORKLOADS.items():
                 self._start_worker(name, workload, at_exit.enter_context(self._kernel.client()))
@@ -117,8 +116,8 @@ class Soak:
         """Yield the lines of a table: the counts of each worker, and the memory."""
         yield f"{len(self._workers)} clients at a time, {self._minutes:.1f} minutes"
         for worker in self._workers:
-            yield f"{worker.name:<14}{listed(worker.counts)}"
-        yield f"{'all':<14}{listed(self._counts)}"
+            yield f"{worker.name:<14}{format_counts(worker.counts)}"
+        yield f"{'all':<14}{format_counts(self._counts)}"
         if self._memory:
             second, last = self._tenths
             yield (
@@ -144,9 +143,8 @@ class Soak:
                 return  # the workers report it
             if time.monotonic() > next_line:
                 next_line += PROGRESS_INTERVAL
-                show_progress(
-                    f"{self._minutes:.1f} min, {self._memory[-1]:.1f} MB: {listed(self._counts)}"
-                )
+                counts = format_counts(self._counts)
+                show_progress(f"{self._minutes:.1f} min, {self._memory[-1]:.1f} MB: {counts}")
 
     def _stop_workers(self):
         """Let each worker complete its turn: messages that were sent must arrive, too."""
@@ -160,7 +158,7 @@ class Soak:
     def _check_remains(self):
         """Check that no comm and no line in the kernel's log remains."""
         with self._kernel.client() as client:
-            if comms := client.ask("comm_info_request")["comms"]:
+            if comms := client.request("comm_info_request", {})["comms"]:
                 self._failures.append(f"{len(comms)} comms remain")
         if log := self._kernel.log().strip():
             self._failures.append(f"the kernel's log is not empty: {log[-2000:]}")
@@ -193,7 +191,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="duration (default: 30)")
     options = parser.parse_args()
-    for name in ("SIGTERM", "SIGHUP"):  # exit like after Ctrl-C: the kernel is stopped
+    for name in ("SIGTERM", "SIGHUP"):  # exit as after Ctrl-C, which stops the kernel
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     kernel_class = "ipykernel.ipkernel:IPythonKernel"
@@ -212,7 +210,7 @@ def main():
 
 @contextmanager
 def private_jupyter():
-    """Provide a temporary folder for the kernel, and for what Jupyter and IPython write."""
+    """Provide a temporary folder for the kernel, and for the files of Jupyter and IPython."""
     with tempfile.TemporaryDirectory(prefix="echokernel-soak-") as name:
         folder = Path(name)
         for variable in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
@@ -220,7 +218,7 @@ def private_jupyter():
         yield folder
 
 
-def listed(counts):
+def format_counts(counts):
     return ", ".join(f"{number:,} {title}" for title, number in counts.items())
 
 

@@ -1,19 +1,15 @@
-"""What the soak's workers do in each turn, and the messages that each turn must receive.
+"""The turns of the soak's workers, and the messages that each turn must receive.
 
 A turn sends requests and compares everything that is published for them with the expected messages,
 in order. A message that is lost, damaged, repeated or misplaced ends the soak. The cells are always
 the same and stay out of the history: IPython keeps each new cell, which would look like a leak.
 """
 
-import contextlib
 import itertools
 import json
-import time
 import uuid
 
-from abuse.peers import DEADLINE, Client, KernelLost
-
-BUSY, IDLE = ("status", "busy"), ("status", "idle")
+from echokernel.conformance.raw_messages import BUSY, IDLE
 
 PRINTS = "for number in range(50): print(number, flush=number % 10 == 0)"
 DISPLAYS = "for number in range(20): print(number); display(number)"
@@ -52,7 +48,7 @@ def _clear_outputs(result):
 get_ipython().kernel.comm_manager.register_target("{COMM_TARGET}", _opened)
 get_ipython().events.register("post_run_cell", _clear_outputs)
 """
-"""Registers a comm target that sends back what it receives.
+"""Registers a comm target that echoes messages.
 
 IPython 9 keeps the output of every cell, whether the cell is in the history or not: clear it.
 """
@@ -65,19 +61,19 @@ view.close()
 """
 
 
-class UnexpectedMessage(KernelLost):
+class UnexpectedMessage(AssertionError):
     """The published messages or the reply differ from the expected ones."""
 
 
 def execute_cells(client, kernel, counts):
-    """Execute one cell of each sort."""
+    """Execute one cell of each kind."""
     for code, published, status in CELLS:
         check_execute(client, execute(client, code), [("execute_input", code), *published], status)
     counts["executes"] += len(CELLS)
 
 
 def execute_bursts(client, kernel, counts):
-    """Send many executes together; each must be answered, in order."""
+    """Send many executes together; the kernel must answer each of them, in order."""
     code, published, status = CELLS[0]
     for msg_id in [execute(client, code) for _ in range(BURST)]:
         check_execute(client, msg_id, [("execute_input", code), *published], status)
@@ -85,7 +81,7 @@ def execute_bursts(client, kernel, counts):
 
 
 def use_comms(client, kernel, counts):
-    """Open a comm, exchange messages, close it; then the kernel does the same."""
+    """Open a comm, exchange messages, close it; then let the kernel do the same."""
     comm = {"comm_id": uuid.uuid4().hex}
     opening = {**comm, "target_name": COMM_TARGET, "data": {"n": -1}}
     opened = [("comm_msg", as_json({"opened": {"n": -1}}))]
@@ -103,7 +99,7 @@ def use_comms(client, kernel, counts):
 
 
 def send_control_requests(client, kernel, counts):
-    """Send a request on control, whatever runs on shell."""
+    """Send a request on control while shell may be busy."""
     msg_id = client.send("kernel_info_request", {}, "control")
     check_reply(client, msg_id, "ok", "control")
     check_published(client, msg_id, [])
@@ -114,11 +110,10 @@ def interrupt(client, kernel, counts):
     """Execute endless cells; interrupt each with a signal, then with a request."""
     for code, by_signal in itertools.product(ENDLESS_CELLS, (True, False)):
         msg_id, received, request = execute(client, code), [], ""
-        for message in client.published(msg_id):
-            received.append(message)
-            # Only when the cell has printed its line: otherwise another client's cell would be
-            # interrupted, or this one's print().
-            if message.kind != "stream" or not message.content["text"].endswith("\n"):
+        for kind, content in client.publications(msg_id):
+            received.append((kind, content))
+            # An earlier interrupt would hit another client's cell, or this cell's print().
+            if kind != "stream" or not content["text"].endswith("\n"):
                 continue
             if by_signal:
                 kernel.interrupt()
@@ -138,17 +133,13 @@ def connect_and_disconnect(_, kernel, counts):
     code, published, status = CELLS[1]
     for waits in (True, False):
         topic = f"session.{uuid.uuid4()}"
-        client = Client(kernel.connection, kernel.is_alive, (b"", topic.encode()))
-        with contextlib.closing(client):
-            deadline = time.monotonic() + DEADLINE
-            while client.receive("iopub", deadline).content != {"subscription": topic}:
-                pass
+        with kernel.client((b"", topic.encode())) as client:
             msg_id = execute(client, code)
             if waits:
                 check_execute(client, msg_id, [("execute_input", code), *published], status)
                 counts["executes"] += 1
             else:
-                next(client.published(msg_id))
+                next(client.publications(msg_id))
         counts["connections"] += 1
 
 
@@ -176,19 +167,19 @@ def check_execute(client, msg_id, published, status):
 
 
 def check_reply(client, msg_id, status, channel="shell"):
-    reply = client.reply(msg_id, DEADLINE, channel)
-    if reply.content["status"] != status:
-        raise UnexpectedMessage(f"{reply.kind} has {reply.content}, expected: {status}")
+    reply = client.receive_reply(msg_id, channel)
+    if reply["content"]["status"] != status:
+        raise UnexpectedMessage(f"{reply['msg_type']} has {reply['content']}, expected: {status}")
 
 
 def check_published(client, msg_id, expected):
-    compare(client.published(msg_id), expected)
+    compare(client.publications(msg_id), expected)
 
 
-def compare(messages, expected):
-    """Raise UnexpectedMessage unless ``messages`` are the expected ones between busy and idle."""
-    received = joined(summarize(message) for message in messages)
-    expected = [BUSY, *expected, IDLE]
+def compare(published, expected):
+    """Raise UnexpectedMessage unless the summaries between busy and idle are the expected ones."""
+    received = join_streams(summarize(*message) for message in published)
+    expected = [summarize(*BUSY), *expected, summarize(*IDLE)]
     if received != expected:
         pairs = zip(expected, received, strict=False)
         equal = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
@@ -197,8 +188,8 @@ def compare(messages, expected):
         )
 
 
-def joined(summaries):
-    """Join neighbouring parts of a stream: where it is cut is the kernel's choice."""
+def join_streams(summaries):
+    """Join neighbouring parts of a stream: the kernel may split it anywhere."""
     result = []
     for kind, group in itertools.groupby(summaries, key=lambda pair: pair[0]):
         if kind in ("stdout", "stderr"):
@@ -208,9 +199,8 @@ def joined(summaries):
     return result
 
 
-def summarize(message):
+def summarize(kind, content):
     """Return (type or name of the stream, text) of a message."""
-    kind, content = message.kind, message.content
     if kind == "status":
         return kind, content["execution_state"]
     if kind == "stream":

@@ -1,4 +1,4 @@
-"""Cells run on kernels of other authors: start one, execute, look at what became of it."""
+"""Cells on a kernel: start the kernel, execute cells, return their replies and output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from . import KERNEL_PATH
 from .kernel_processes import start_classic
 
 
-def defect(what: str) -> pytest.MarkDecorator:
-    """Mark what does not work yet; a test that passes all the same fails, and loses its mark."""
-    return pytest.mark.xfail(strict=True, reason=what)
+def defect(reason: str) -> pytest.MarkDecorator:
+    """Mark a test that must fail because of a defect. When it passes, the mark must go."""
+    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 class CellResult(NamedTuple):
-    """What became of one cell."""
+    """Reply and output of one cell."""
 
     reply: dict
     published: list[tuple]  # (msg_type, content) between the input and idle
@@ -45,37 +45,37 @@ class CellResult(NamedTuple):
 def start_kernel_class(
     kernel_class, context, tmp_path, start, *arguments, **environment
 ) -> RawClient:
-    """Start a kernel class in a process of its own; return a client that knows the process."""
+    """Start a kernel class in its own process; return a client with a ``process`` attribute."""
     processes = []
 
-    def start_it(path):
+    def start_kernel(path):
         words = ("--kernel-class", kernel_class, *arguments)
-        # Else debugpy, which IPython's kernel imports, warns on stderr as soon as it is loaded.
+        # Otherwise debugpy, which IPython's kernel imports, prints a warning on stderr.
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         processes.append(start(path, *words, **quiet, **KERNEL_PATH, **environment))
 
-    client = RawClient(context, start_classic(tmp_path, start_it))
+    client = RawClient(context, start_classic(tmp_path, start_kernel))
     [client.process] = processes
     return client
 
 
-def begin_cell(client, code, says="asleep", **content) -> str:
-    """Execute a cell that says ``says`` when its code runs; return its msg_id then."""
+def begin_cell(client, code, prints="asleep", **content) -> str:
+    """Execute a cell, wait until it has printed ``prints``, and return its msg_id."""
     msg_id = client.execute(code, **content)
-    heard = ""
-    while says not in heard:
-        got = client.receive_publication()
-        assert got["parent_header"]["msg_id"] == msg_id
-        heard += got["content"].get("text", "")
+    text = ""
+    while prints not in text:
+        message = client.receive_publication()
+        assert message["parent_header"]["msg_id"] == msg_id
+        text += message["content"].get("text", "")
     return msg_id
 
 
 def run_cell(client, code, answers=(), **content) -> CellResult:
-    """Execute a cell to its end; ``answers`` are typed in when it asks."""
+    """Execute a cell to its end; ``answers`` are the replies to its input requests."""
     msg_id = client.execute(code, allow_stdin=bool(answers), **content)
     for answer in answers:
-        asked = client.receive_on("stdin")
-        assert asked["parent_header"]["msg_id"] == msg_id
+        input_request = client.receive_on("stdin")
+        assert input_request["parent_header"]["msg_id"] == msg_id
         client.send("input_reply", {"value": answer}, "stdin")
     reply = client.receive_reply(msg_id)["content"]
     busy, *published, idle = client.receive_until_idle(msg_id)
@@ -86,7 +86,7 @@ def run_cell(client, code, answers=(), **content) -> CellResult:
 
 
 def finish_cell(client, msg_id) -> CellResult:
-    """Wait for the end of a cell that `begin_cell` began; what it said before is not repeated."""
+    """Wait for the end of a cell that `begin_cell` began; return its reply and further output."""
     reply = client.receive_reply(msg_id)["content"]
     *published, idle = client.receive_until_idle(msg_id)
     assert idle == IDLE

@@ -1,8 +1,8 @@
-"""A client in a process of its own, for the tests of comms: to be killed, stopped, cut off.
+"""A client in its own process, which the tests of comms kill, stop or disconnect.
 
 ``comm_client_process.py CONNECTION.json COMM_ID TARGET TOPIC...`` subscribes. After the welcomes it
-opens a comm, makes the kernel send a request that it never answers, and prints what arrives on the
-comm. Without a target, another client opens the comm.
+opens a comm, makes the kernel send a request that it never answers, and prints one line for each
+message on the comm. Without a target, another client opens the comm.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main(path: str, comm_id: str, target: str, *topics: str) -> None:
         peer.connect(endpoint(connection, channel))
     waiting = set(topics)
     while waiting:
-        got = parse_message(iopub.recv_multipart(), connection["key"])
-        waiting.discard(got["content"].get("subscription"))
+        message = parse_message(iopub.recv_multipart(), connection["key"])
+        waiting.discard(message["content"].get("subscription"))
 
     def send(msg_type: str, content: dict) -> None:
         shell.send_multipart(
@@ -37,14 +37,14 @@ def main(path: str, comm_id: str, target: str, *topics: str) -> None:
 
     if target:
         send("comm_open", {"comm_id": comm_id, "target_name": target, "data": {}})
-        ask = {"jsonrpc": "2.0", "method": "ask", "params": [1], "id": "theirs"}
-        send("comm_msg", {"comm_id": comm_id, "data": ask})
+        request = {"jsonrpc": "2.0", "method": "ask", "params": [1], "id": "request"}
+        send("comm_msg", {"comm_id": comm_id, "data": request})
     print("ready", flush=True)
     while True:
-        got = parse_message(iopub.recv_multipart(), connection["key"])
-        if got["content"].get("comm_id") == comm_id:
-            data = got["content"]["data"]
-            print(data.get("method") or data.get("number") or got["msg_type"], flush=True)
+        message = parse_message(iopub.recv_multipart(), connection["key"])
+        if message["content"].get("comm_id") == comm_id:
+            data = message["content"]["data"]
+            print(data.get("method") or data.get("number") or message["msg_type"], flush=True)
 
 
 if __name__ == "__main__":

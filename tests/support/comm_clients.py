@@ -1,4 +1,4 @@
-"""What the tests of comms have in common: clients that open comms and ask over them."""
+"""Clients that open comms and send requests over them, for the tests of comms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ids = itertools.count(1)
 
 
 class CommClient(RawClient):
-    """A client that hears comms; it skips on IOPub what it does not look for."""
+    """A client that receives comm messages; it skips other messages on IOPub."""
 
     welcomed: tuple = ()
 
@@ -33,68 +33,71 @@ class CommClient(RawClient):
         self.session = session or self.session
 
     def expect_welcome(self, topic: bytes, timeout: float = DEADLINE) -> None:
-        """Wait for a welcome; those of several topics come in any order."""
+        """Wait for a welcome; the welcomes to several topics arrive in any order."""
         while topic not in self.welcomed:
-            got = self.next(lambda m: m["msg_type"] == "iopub_welcome", timeout)
-            self.welcomed += (got["content"]["subscription"].encode(),)
+            welcome = self.next(lambda m: m["msg_type"] == "iopub_welcome", timeout)
+            self.welcomed += (welcome["content"]["subscription"].encode(),)
 
     def next(self, wanted, timeout: float = DEADLINE) -> dict:
         """Return the next message on IOPub for which ``wanted(message)`` is true."""
         while True:
-            got = self.receive_on("iopub", timeout)
-            if wanted(got):
-                return got
+            message = self.receive_on("iopub", timeout)
+            if wanted(message):
+                return message
 
     def receive_reply(self, msg_id: str, channel: str = "shell", timeout: float = DEADLINE) -> dict:
-        """Return the reply to a request; those to earlier ones are of no interest here."""
+        """Return the reply to a request; replies to other requests are skipped."""
         while True:
-            got = self.receive_on(channel, timeout)
-            if got["parent_header"]["msg_id"] == msg_id:
-                return got
+            reply = self.receive_on(channel, timeout)
+            if reply["parent_header"]["msg_id"] == msg_id:
+                return reply
 
     def idle(self, msg_id: str, timeout: float = DEADLINE) -> list[dict]:
-        """Return what is published for a request, to its idle."""
-        said = []
-        while not said or said[-1]["content"] != {"execution_state": "idle"}:
-            said.append(self.next(lambda m: m["parent_header"].get("msg_id") == msg_id, timeout))
-        return said
+        """Return the messages that are published for a request, up to its idle status."""
+        messages = []
+        while not messages or messages[-1]["content"] != {"execution_state": "idle"}:
+            message = self.next(lambda m: m["parent_header"].get("msg_id") == msg_id, timeout)
+            messages.append(message)
+        return messages
 
     def open(self, comm_id: str, target: str = "echo") -> None:
         msg_id = self.send("comm_open", {"comm_id": comm_id, "target_name": target, "data": {}})
-        kinds = [got["msg_type"] for got in self.idle(msg_id)]
-        assert kinds == ["status", "status"], "nothing but busy and idle"
+        kinds = [message["msg_type"] for message in self.idle(msg_id)]
+        assert kinds == ["status", "status"], "the messages are not busy and idle only"
 
-    def tell(self, comm_id: str, data: object) -> str:
+    def send_data(self, comm_id: str, data: object) -> str:
+        """Send a comm_msg; return its id."""
         return self.send("comm_msg", {"comm_id": comm_id, "data": data})
 
     def call(self, comm_id: str, method: str, *params: object) -> int:
         """Send a request over a comm; return its id."""
         request = {"jsonrpc": "2.0", "id": next(_ids), "method": method, "params": list(params)}
-        self.tell(comm_id, request)
+        self.send_data(comm_id, request)
         return request["id"]
 
-    def answer_to(self, id_: object) -> dict:
-        """Return the kernel's answer to a request."""
+    def receive_response(self, id_: object) -> dict:
+        """Return the kernel's response to a request."""
 
-        def answers(got):
-            data = got["content"].get("data")
+        def is_response(message):
+            data = message["content"].get("data")
             return isinstance(data, dict) and data.get("id") == id_ and "method" not in data
 
-        return self.next(answers)["content"]["data"]
+        return self.next(is_response)["content"]["data"]
 
     def result(self, comm_id: str, method: str, *params: object) -> object:
-        return self.answer_to(self.call(comm_id, method, *params))["result"]
+        return self.receive_response(self.call(comm_id, method, *params))["result"]
 
     def asked(self, comm_id: str) -> dict:
         """Return the next request of the kernel over a comm."""
 
-        def asks(got):
-            return got["content"].get("comm_id") == comm_id and "method" in got["content"]["data"]
+        def is_request(message):
+            content = message["content"]
+            return content.get("comm_id") == comm_id and "method" in content["data"]
 
-        return self.next(asks)["content"]["data"]
+        return self.next(is_request)["content"]["data"]
 
     def answer(self, comm_id: str, id_: object, result: object) -> str:
-        return self.tell(comm_id, {"jsonrpc": "2.0", "id": id_, "result": result})
+        return self.send_data(comm_id, {"jsonrpc": "2.0", "id": id_, "result": result})
 
     def closed(self, comm_id: str) -> dict:
         """Wait for the comm_close of a comm."""
@@ -109,7 +112,7 @@ class CommClient(RawClient):
 
 
 class Observer(CommClient):
-    """A client that hears no comms, so that they know nothing of it."""
+    """A client without a comm topic: comms do not depend on it."""
 
     def __init__(self, context, connection):
         super().__init__(context, connection, (b"kernel.",))
@@ -120,12 +123,12 @@ class Observer(CommClient):
 
 
 def start_comm_kernel(tmp_path, start, *options, **keys) -> dict:
-    """Start the kernel of these tests; return how to connect to it."""
+    """Start a `CommKernel`; return the content of its connection file."""
 
-    def start_it(path, *arguments):
+    def start_kernel(path, *arguments):
         start(path, "--kernel-class", COMM_KERNEL, *arguments, **KERNEL_PATH)
 
-    return start_classic(tmp_path, start_it, *options, **keys)
+    return start_classic(tmp_path, start_kernel, *options, **keys)
 
 
 class ClientProcess:
@@ -155,9 +158,9 @@ class ClientProcess:
         while True:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.process.stdout, selectors.EVENT_READ)
-                assert selector.select(DEADLINE), f"{wanted} was not said, but {before}"
+                assert selector.select(DEADLINE), f"no line {wanted!r} after {before}"
             line = self.process.stdout.raw.readline().decode().strip()
-            assert line, f"the client ended before it said {wanted}; it said {before}"
+            assert line, f"the client exited before the line {wanted!r}; it printed {before}"
             if line == wanted:
                 return before
             before.append(line)
@@ -169,7 +172,7 @@ class ClientProcess:
 
 
 class TcpProxy:
-    """A TCP proxy for one port, whose connections can be cut; ``let_in`` False: nobody gets in."""
+    """A TCP proxy for one port. The tests close its connections, and refuse new ones."""
 
     def __init__(self, port: int):
         self._target = ("127.0.0.1", port)
@@ -187,7 +190,7 @@ class TcpProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            if not self._open.is_set():  # it was let in while the door was being shut
+            if not self._open.is_set():  # accepted while `cut` was called
                 client.close()
                 continue
             kernel = socket.create_connection(self._target)
@@ -203,15 +206,15 @@ class TcpProxy:
         except OSError:
             return
 
-    def cut(self, let_in: bool) -> None:
-        """Cut all connections."""
-        if not let_in:
+    def cut(self, accept_new: bool) -> None:
+        """Close all connections; refuse new ones until `open` unless ``accept_new``."""
+        if not accept_new:
             self._open.clear()
         while self._pairs:
-            each = self._pairs.pop()
-            with contextlib.suppress(OSError):  # its other end was quicker
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+            connection = self._pairs.pop()
+            with contextlib.suppress(OSError):  # the peer has closed it
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
     def open(self) -> None:
         self._open.set()
@@ -219,5 +222,5 @@ class TcpProxy:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.cut(let_in=True)
+        self.cut(accept_new=True)
         self.open()

@@ -1,4 +1,4 @@
-"""A kernel for the tests of comms: each cell is the name of a method, with one argument."""
+"""A kernel for the tests of comms: each cell is the name of a method and one argument."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .scripted_kernels import print_line
 
 
 class CommKernel(EchoKernel):
-    """The echo kernel's comms, and cells that use some of their own."""
+    """The echo kernel's comm targets, and cells that open comms and send requests."""
 
     implementation = "comms"
 
@@ -37,27 +37,27 @@ class CommKernel(EchoKernel):
     # --- cells --------------------------------------------------------------------------------
 
     def note_pid(self, path):
-        with open(path, "w") as noted:
-            noted.write(f"{os.getpid()}")
+        with open(path, "w") as file:
+            file.write(f"{os.getpid()}")
 
     def open(self, comm_id):
-        """Open a comm at the frontend."""
+        """Open a comm in the frontend."""
         self.comm = comm.create_comm(target_name="view", comm_id=comm_id)
 
     def open_persistent(self, comm_id):
         self.comm = comm.create_comm(target_name="view", comm_id=comm_id, persistent=True)
 
     def open_many(self, words):
-        """``COUNT GATE``: open comms; the handler of the first to be closed waits for a file."""
+        """``COUNT GATE``: open comms; the first close handler that runs waits for a file."""
         count, gate = words.split(" ", 1)
 
-        def note(message):
+        def record(message):
             self.closed.append(message["content"]["comm_id"])
             while len(self.closed) == 1 and not os.path.exists(gate):
                 time.sleep(0.01)
 
         for number in range(int(count)):
-            comm.create_comm(target_name="view", comm_id=f"many-{number}").on_close(note)
+            comm.create_comm(target_name="view", comm_id=f"many-{number}").on_close(record)
 
     def count_closed(self, _):
         print_line(len(self.closed))
@@ -68,45 +68,45 @@ class CommKernel(EchoKernel):
                 "payload": [], "user_expressions": {}}  # fmt: skip
 
     def wait_for(self, path):
-        """Block the main thread until there is a file."""
+        """Block the main thread until a file exists."""
         print_line("asleep")
         while not os.path.exists(path):
             time.sleep(0.01)
 
     def ask(self, timeout):
-        """Ask the frontend, and wait: asked by a plain cell."""
+        """Send a request to the frontend and wait, in a plain cell."""
         try:
             print_line("asking")
-            answered = self.comm.request_blocking("answer", [1], float(timeout or 60))
-            print_line("answered", answered)
+            result = self.comm.request_blocking("answer", [1], float(timeout or 60))
+            print_line("answered", result)
         except CommError as error:
             print_line(type(error).__name__, str(error))
 
     async def ask_in_an_async_cell(self, timeout):
         try:
             print_line("asking")
-            answered = await self.comm.request("answer", [1], float(timeout or 60))
-            print_line("answered", answered)
+            result = await self.comm.request("answer", [1], float(timeout or 60))
+            print_line("answered", result)
         except CommError as error:
             print_line(type(error).__name__, str(error))
         return {"status": "ok", "execution_count": self.execution_count,
                 "payload": [], "user_expressions": {}}  # fmt: skip
 
     def ask_in_a_thread(self, _):
-        """Ask from a thread; what comes of it is written by that thread, to a file."""
+        """Send a request from a thread, and print its result."""
         loop = asyncio.get_running_loop()
-        asking = loop.run_in_executor(None, self.comm.request_blocking, "answer", [1])
-        asking.add_done_callback(lambda done: self.say(f"thread {done.result()}"))
+        future = loop.run_in_executor(None, self.comm.request_blocking, "answer", [1])
+        future.add_done_callback(lambda done: self.say(f"thread {done.result()}"))
 
     def ask_until_the_end(self, path):
-        """Ask in a task; note in a file how it ended."""
+        """Send a request in a task; write the error that ends it to a file."""
 
         async def ask():
             try:
                 await self.comm.request("answer")
             except CommError as error:
-                with open(path, "w") as noted:
-                    noted.write(f"{type(error).__name__}: {error.reason}")
+                with open(path, "w") as file:
+                    file.write(f"{type(error).__name__}: {error.reason}")
 
         self.task = asyncio.create_task(ask())
 

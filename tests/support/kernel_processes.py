@@ -1,4 +1,4 @@
-"""The installed kernel in a process of its own, started as its kernelspec says."""
+"""The installed kernel in its own process, started with the command of its kernelspec."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class KernelProcess:
 
     def __init__(self, startup_file: Path | None, environment: dict, *arguments: str):
         argv = list(KernelSpecManager().get_kernel_spec("echo-handshake").argv)
-        assert argv[0] == "python", "the wheel's kernelspec must not name a machine's path"
-        argv[0] = sys.executable  # as jupyter_client reads a plain `python`
+        assert argv[0] == "python", "the wheel's kernelspec must not contain an absolute path"
+        argv[0] = sys.executable  # as jupyter_client replaces a plain `python`
         argv = [word.replace("{connection_file}", str(startup_file)) for word in argv]
         if startup_file is None:
             argv = argv[:-2]
@@ -55,14 +55,14 @@ class KernelProcess:
 def ends_with_one_line(
     process: KernelProcess, status: int, *words: str, timeout: float = DEADLINE
 ) -> str:
-    """Check the end that bad input deserves: one clear line, no traceback, no key.
+    """Check that the process ends with one line on stderr, without traceback and key.
 
     Returns the line.
     """
-    ended, stderr = process.wait_for_end(timeout)
+    returncode, stderr = process.wait_for_end(timeout)
     lines = stderr.splitlines()
     assert len(lines) == 1, stderr
-    assert ended == status, stderr
+    assert returncode == status, stderr
     assert lines[0].startswith("echokernel: ")
     for word in words:
         assert word in lines[0], lines[0]
@@ -72,7 +72,7 @@ def ends_with_one_line(
 
 
 def start_classic(folder: Path, start, *arguments: str, key: str = KEY, **keys) -> dict:
-    """Start a kernel on a connection file with ports 0; return the file's content afterwards.
+    """Start a kernel on a connection file with ports 0; return the file as the kernel rewrites it.
 
     ``start`` is the fixture of that name, or a function with the same arguments.
     """

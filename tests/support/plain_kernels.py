@@ -1,6 +1,6 @@
-"""Kernels written by ipykernel's rules alone: their author has never heard of echokernel.
+"""Kernels written against ipykernel's documentation: their author does not know echokernel.
 
-Each cell is the name of a method, with one argument: ``printing hello``.
+Each cell is the name of a method and one argument: ``printing hello``.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from ipykernel.kernelbase import Kernel
 
 
 class PlainKernel(Kernel):
-    implementation = "rules"
+    implementation = "plain"
     implementation_version = "1"
-    banner = "By the rules"
-    language_info = {"name": "rules", "mimetype": "text/plain", "file_extension": ".txt"}
+    banner = "A plain kernel"
+    language_info = {"name": "plain", "mimetype": "text/plain", "file_extension": ".txt"}
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        # How metakernel and others offer comms.
+        # As metakernel and other kernels support comms.
         self.comm_manager = comm.get_comm_manager()
         for name in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[name] = getattr(self.comm_manager, name)
@@ -39,7 +39,7 @@ class PlainKernel(Kernel):
             "user_expressions": {},
         }
 
-    # --- what goes to the frontend --------------------------------------------------------
+    # --- output ---------------------------------------------------------------------------
 
     def responding(self, text):
         self.send_response(self.iopub_socket, "stream", {"name": "stdout", "text": text})
@@ -55,12 +55,13 @@ class PlainKernel(Kernel):
         self.session.send(self.iopub_socket, "stream", content, parent=parent, ident=topic)
 
     def sending_a_message(self, text):
-        """A message made first and sent afterwards, with a buffer."""
+        """Build a message, then send it with a buffer."""
         content = {"data": {"text/plain": text}, "metadata": {}}
-        made = self.session.msg("display_data", content, parent=self.get_parent())
-        self.session.send(self.iopub_socket, made, buffers=[b"\x00\xff"])
+        message = self.session.msg("display_data", content, parent=self.get_parent())
+        self.session.send(self.iopub_socket, message, buffers=[b"\x00\xff"])
 
-    def sending_what_json_lacks(self, _):
+    def sending_python_types(self, _):
+        """Display values of types that JSON does not have."""
         data = {
             "bytes": b"\x00\xff",
             "tuple": (1, 2),
@@ -76,7 +77,7 @@ class PlainKernel(Kernel):
         print(text, file=sys.stderr)
 
     def streaming(self, text):
-        """On a stream made by hand, as loggers in notebooks do it."""
+        """Write to a new OutStream, as loggers in notebooks do."""
         stream = OutStream(self.session, self.iopub_thread, "stdout", watchfd=False)
         stream.set_parent(self.get_parent())
         stream.write(text)
@@ -92,10 +93,10 @@ class PlainKernel(Kernel):
         raise LookupError(text)
 
     def scheduling(self, text):
-        """Say something as soon as the loop is free; the cell is over by then."""
+        """Publish as soon as the loop is free, after the end of the cell."""
         self.io_loop.add_callback(self.responding, text)
 
-    # --- what it asks and knows -----------------------------------------------------------
+    # --- input and information ------------------------------------------------------------
 
     def asking(self, prompt):
         self.responding(repr(self.raw_input(prompt)))
@@ -103,19 +104,19 @@ class PlainKernel(Kernel):
     def asking_secretly(self, prompt):
         self.responding(repr(self.getpass(prompt)))
 
-    def telling_the_parent(self, _):
+    def showing_the_parent(self, _):
         self.responding(self.get_parent()["content"]["code"])
 
-    def telling_the_ports(self, _):
+    def showing_the_ports(self, _):
         self.responding(" ".join(sorted(self._recorded_ports)))
 
     # --- comms ----------------------------------------------------------------------------
 
     def opened(self, opened, message):
-        def received(got):
-            opened.send({"echo": got["content"]["data"]}, buffers=got["buffers"])
+        def echo(message):
+            opened.send({"echo": message["content"]["data"]}, buffers=message["buffers"])
 
-        opened.on_msg(received)
+        opened.on_msg(echo)
         opened.send({"hello": message["content"]["data"]})
 
     def opening(self, target):
@@ -123,7 +124,7 @@ class PlainKernel(Kernel):
 
 
 class AsyncPlainKernel(PlainKernel):
-    """The same with coroutines, as ipykernel recommends."""
+    """PlainKernel with ``do_execute`` as a coroutine, as ipykernel recommends."""
 
     async def do_execute(self, code, silent, store_history=True, *_, **__):
         await asyncio.sleep(0)
@@ -131,7 +132,7 @@ class AsyncPlainKernel(PlainKernel):
 
 
 class OverridingKernel(PlainKernel):
-    """Handles more, and less, than others do."""
+    """Overrides handlers and attributes of the base class, and adds a message type."""
 
     msg_types = [*PlainKernel.msg_types, "greet_request"]
     control_msg_types = [*PlainKernel.control_msg_types, "greet_request"]
@@ -142,7 +143,7 @@ class OverridingKernel(PlainKernel):
 
     @property
     def kernel_info(self):
-        return {**super().kernel_info, "banner": "Made by me"}
+        return {**super().kernel_info, "banner": "overridden"}
 
     def start(self):
         super().start()

@@ -1,4 +1,4 @@
-"""Kernels that authors might write, for the tests: one that does what its cell says."""
+"""Kernels on echokernel's base class whose cells are instructions."""
 
 import asyncio
 import os
@@ -14,18 +14,18 @@ OK = {"status": "ok", "payload": [], "user_expressions": {}}
 
 
 def print_line(*words):
-    """Print, in one write: where ``print`` writes twice, a flush between makes two messages."""
+    """Print in one write: ``print`` writes twice, and a flush in between makes two messages."""
     sys.stdout.write(" ".join(str(word) for word in words) + "\n")
     sys.stdout.flush()
 
 
 class ScriptedKernel(Kernel):
-    """Each cell is the name of a method, with one argument: ``sleep 3``."""
+    """Each cell is the name of a method and one argument: ``sleep 3``."""
 
-    implementation = "doing"
+    implementation = "scripted"
     implementation_version = "1"
     banner = "A kernel for tests"
-    language_info = {"name": "doing", "mimetype": "text/plain", "file_extension": ".txt"}
+    language_info = {"name": "scripted", "mimetype": "text/plain", "file_extension": ".txt"}
 
     def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
         name, _, argument = code.partition(" ")
@@ -52,15 +52,15 @@ class ScriptedKernel(Kernel):
             await asyncio.sleep(0.01)
         return {**OK, "execution_count": self.execution_count}
 
-    def swallow(self, seconds):
-        """Go on after an interrupt, as code with an ``except`` of its own does."""
+    def catch_interrupt(self, seconds):
+        """Continue after an interrupt, as code with its own ``except`` does."""
         try:
             self.sleep(seconds)
         except KeyboardInterrupt:
             print_line("not now")
 
-    def stay(self, seconds):
-        """Let nothing pass."""
+    def catch_everything(self, seconds):
+        """Continue after every exception."""
         print_line("asleep")
         while True:
             try:
@@ -68,7 +68,7 @@ class ScriptedKernel(Kernel):
             except BaseException:
                 continue
 
-    def spoil(self, _):
+    def break_stdout(self, _):
         sys.stdout = object()
 
     def cancel(self, _):
@@ -95,7 +95,7 @@ class ScriptedKernel(Kernel):
     def error(self, text):
         return {"status": "error", "ename": "Error", "evalue": text, "traceback": []}
 
-    def nothing(self, _):
+    def return_text(self, _):
         return "not a reply"
 
     def say(self, text):
@@ -109,8 +109,8 @@ class ScriptedKernel(Kernel):
         thread.start()
         thread.join()
 
-    def say_below_python(self, text):
-        """In pieces: by Python, a C call, a child process, a forked child, and Python again."""
+    def print_below_python(self, text):
+        """Print by Python, a C call, a child process, a forked child, and Python again."""
         print("python")
         os.write(1, b"descriptor\n")
         os.system("echo child process")
@@ -120,7 +120,7 @@ class ScriptedKernel(Kernel):
         os.wait()
         print("python again")
 
-    def complain_below_python(self, text):
+    def write_stderr_below_python(self, text):
         os.write(2, text.encode())
 
     def write_half_a_character(self, _):
@@ -129,16 +129,16 @@ class ScriptedKernel(Kernel):
         print("between", flush=True)
         os.write(1, euro[1:])
 
-    def leave_a_child_behind(self, gate):
-        """It waits until somebody opens the other end of the named pipe ``gate``."""
+    def start_child(self, gate):
+        """Start a child that prints when the other end of the named pipe ``gate`` is opened."""
         code = "import sys; open(sys.argv[1]).close(); print('late')"
         subprocess.Popen([sys.executable, "-c", code, gate])
 
-    def say_to_the_log(self, text):
+    def log_warning(self, text):
         self.log.warning("logged %s", text)
 
     def fork(self, how):
-        """Have a child that ends in an unusual way; tell when it is gone."""
+        """Fork a child that ends in an unusual way; print its exit code."""
         child = os.fork()
         if child == 0:
             if how == "return":
@@ -148,7 +148,7 @@ class ScriptedKernel(Kernel):
             if how == "exit":
                 sys.exit(3)
             while True:
-                time.sleep(0.01)  # a signal just before a long sleep is not handled
+                time.sleep(0.01)  # a signal just before a long sleep is handled after it
         if how.startswith("SIG"):
             os.kill(child, getattr(signal, how))
         _, status = os.wait()
@@ -169,7 +169,7 @@ class ScriptedKernel(Kernel):
             content = {"data": {"text/plain": f"{number} {padding}"}, "metadata": {}}
             self.send_response(self.iopub_socket, "display_data", content)
 
-    def tell_a_comm(self, text):
+    def send_comm_message(self, text):
         content = {"comm_id": "c", "data": {"text": text}}
         self.send_response(self.iopub_socket, "comm_msg", content)
 
@@ -177,12 +177,12 @@ class ScriptedKernel(Kernel):
         print_line("asleep")
         subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"], check=True)
 
-    def leave(self, status):
+    def exit(self, status):
         sys.exit(int(status))
 
 
 class AsyncScriptedKernel(ScriptedKernel):
-    """The same with a coroutine, as ipykernel recommends."""
+    """ScriptedKernel with ``do_execute`` as a coroutine, as ipykernel recommends."""
 
     async def do_execute(self, code, silent, store_history=True, user_expressions=None, **_):
         reply = super().do_execute(code, silent)

@@ -1,11 +1,11 @@
-"""A language that takes its time, for the handshake's deadline."""
+"""A kernel class that loads slowly, for the handshake's deadline."""
 
 import threading
 
 from echokernel.kernel import EchoKernel
 
-threading.Event().wait(3.0)  # what a large import does: three seconds of it
+threading.Event().wait(3.0)  # seconds, as a large import takes them
 
 
 class SlowKernel(EchoKernel):
-    """An echo that is late."""
+    """An echo kernel whose module takes 3 s to import."""

@@ -1,4 +1,4 @@
-"""The schemas accept and refuse the files and objects of the vectors."""
+"""The schemas accept the valid files and objects of the vectors, and refuse the malformed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMAS = {
     path.stem: json.loads(path.read_text(encoding="ascii"))
     for path in (FOLDER / "schemas").glob("*.json")
 }
-UNEXPRESSED = {
+NOT_EXPRESSIBLE = {
     "-taken": "JSON Schema cannot compare two ports",
     "-taken-number": "JSON Schema cannot compare two ports",
     "-taken-string": "JSON Schema cannot compare two ports",
@@ -22,7 +22,7 @@ UNEXPRESSED = {
     "scheme-no-fixed-length": "the schema does not list the hashes of an implementation",
     "-surrogate": "a pattern cannot name a lone surrogate",
 }
-"""Ends of the names of malformed vectors that a schema accepts, each with the reason."""
+"""Name endings of malformed vectors that a schema accepts, and the reason."""
 
 
 def accepts(name: str, document: Any) -> bool:
@@ -30,7 +30,7 @@ def accepts(name: str, document: Any) -> bool:
 
 
 def bodies(*files: str) -> list[Any]:
-    """Return (vector, parsed last frame) of the vectors whose frames are intact."""
+    """Return (vector, parsed last frame) of the vectors whose last frame can be parsed."""
     cases = []
     for vector in load(*files):
         frames = to_frames(vector["frames"])
@@ -46,7 +46,7 @@ def bodies(*files: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
-def test_a_schema_is_a_schema_of_2020_12(name):
+def test_a_schema_conforms_to_draft_2020_12(name):
     assert SCHEMAS[name]["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(SCHEMAS[name])
 
@@ -55,11 +55,11 @@ def test_a_schema_is_a_schema_of_2020_12(name):
     "vector", load("startup-connection", "startup-registration"), ids=lambda vector: vector["name"]
 )
 def test_a_startup_file_fits_exactly_one_schema(vector):
-    """F1, F2, F5-F7, F9, H2."""
-    fitting = {
+    """F1, F2, F5-F7, F9, H2: that of its kind."""
+    matching = {
         name for name in ("connection-file", "registration-file") if accepts(name, vector["file"])
     }
-    assert fitting == {f"{vector['kind']}-file"}
+    assert matching == {f"{vector['kind']}-file"}
 
 
 @pytest.mark.parametrize("vector", load("startup-malformed"), ids=lambda vector: vector["name"])
@@ -69,8 +69,8 @@ def test_a_malformed_startup_file_fits_no_schema(vector):
         document = json.loads(to_bytes(vector["text"]).decode("utf-8"))
     except (ValueError, RecursionError):
         return  # not a JSON document
-    fits = accepts("connection-file", document) or accepts("registration-file", document)
-    assert fits == vector["name"].endswith(tuple(UNEXPRESSED))
+    accepted = accepts("connection-file", document) or accepts("registration-file", document)
+    assert accepted == vector["name"].endswith(tuple(NOT_EXPRESSIBLE))
 
 
 REGISTRATIONS = bodies("registration-signed-frame", "registration-handshake-request")
@@ -95,7 +95,7 @@ def test_a_registration_fits_its_schema(vector, body):
 )
 def test_a_malformed_registration_does_not_fit(vector, body):
     """L3."""
-    assert accepts("registration", body) == vector["name"].endswith(tuple(UNEXPRESSED))
+    assert accepts("registration", body) == vector["name"].endswith(tuple(NOT_EXPRESSIBLE))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_malformed_registration_does_not_fit(vector, body):
         if "value" in case.values[0] or "status" in case.id or "content-list" in case.id
     ],
 )
-def test_a_receipt_fits_or_does_not(vector, body):
+def test_a_receipt_fits_its_schema_if_it_is_valid(vector, body):
     """H3, H4."""
     assert accepts("receipt", body) == ("value" in vector)
 

@@ -1,6 +1,6 @@
-"""The vectors, read by a second reader of the protocol that shares no code with echokernel.
+"""The vectors, checked by a second implementation that shares no code with echokernel.
 
-The reader uses the standard library only: an error of echokernel cannot hide in the vectors.
+It uses the standard library only: an error of echokernel cannot hide in the vectors.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ READERS = {"messages": message, "registration": registration, "receipt": receipt
     ("file", "vector"),
     [pytest.param(file, vector, id=vector["name"]) for file in WIRE for vector in load(file)],
 )
-def test_the_frames_mean_the_value_or_the_error(file, vector):
-    """H2, H3, H3a, L3, K4, K7."""
+def test_the_frames_have_the_value_or_the_error_of_the_vector(file, vector):
+    """H2, H3, H3a, L3, K4, K7: a second implementation agrees with the vectors."""
     reader = READERS[file.partition("-")[0]]
     if vector.get("error") == "malformed":
         with pytest.raises(Malformed):
@@ -145,14 +145,14 @@ def test_the_frames_mean_the_value_or_the_error(file, vector):
 
 @pytest.mark.parametrize("vector", load("signatures"), ids=lambda vector: vector["name"])
 def test_a_signature_is_the_hmac_of_the_frames(vector):
-    """H3, L3."""
+    """H3, L3: an empty key has an empty signature."""
     expected = sign(to_frames(vector["frames"]), vector) if vector["key"] else b""
     assert vector["signature"].encode() == expected
 
 
 @pytest.mark.parametrize("vector", load("subscriptions"), ids=lambda vector: vector["name"])
 def test_a_welcome_is_signed_and_names_its_topic(vector):
-    """W2, W3, W4."""
+    """W2, W3, W4: only a subscription has a welcome."""
     frames = to_frames(vector["frames"])
     events = {b"\x00": "unsubscribed", b"\x01": "subscribed"}
     event = events.get(frames[0][:1], "malformed") if len(frames) == 1 else "malformed"

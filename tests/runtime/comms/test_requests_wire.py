@@ -1,4 +1,4 @@
-"""Messages over comms on the wire: both ways, to nobody, and while a cell waits (C5, C6)."""
+"""Comm messages on the wire: requests in both directions, unknown comms, waiting cells (C5, C6)."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ def connection(tmp_path, start):
 
 @pytest.fixture
 def client(context, connection):
-    made = CommClient(context, connection)
-    yield made
-    made.close()
+    client = CommClient(context, connection)
+    yield client
+    client.close()
 
 
 def rpc(id_, method, **more):
     return {"jsonrpc": "2.0", "id": id_, "method": method, **more}
 
 
-# --- what the echo kernel's targets do ----------------------------------------------------------
+# --- the targets of the echo kernel -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["echo", "echo.persistent"])
-def test_what_is_no_json_rpc_comes_back(target, client):
-    """The same data and buffers, on the comm's own topic."""
+def test_data_without_json_rpc_is_echoed(target, client):
+    """C6: the same data and buffers return on the comm's own topic."""
     client.open("one", target)
     content = {"comm_id": "one", "data": {"a": [1, None, "ü"]}}
     msg_id, frames = build_message("comm_msg", content, key=client.key, session=client.session)
     client.shell.send_multipart([*frames, b"\0raw", b""])
-    _, back, _ = client.idle(msg_id)
-    assert (back["msg_type"], back["content"]) == ("comm_msg", content)
-    assert back["buffers"] == [b"\0raw", b""]
-    assert back["topics"] == [b"comm-one"]
+    _, echo, _ = client.idle(msg_id)
+    assert (echo["msg_type"], echo["content"]) == ("comm_msg", content)
+    assert echo["buffers"] == [b"\0raw", b""]
+    assert echo["topics"] == [b"comm-one"]
 
 
-def test_requests_both_ways(client):
-    """C6: echo and ask; what the frontend answers is what it gets."""
+def test_requests_in_both_directions_are_answered(client):
+    """C6: the kernel returns the frontend's answer as the result of ``ask``."""
     client.open("one")
     assert client.result("one", "echo", 1, {"b": 2}) == [1, {"b": 2}]
-    asking = client.call("one", "ask", 5)
-    asked = client.asked("one")
-    assert (asked["jsonrpc"], asked["method"], asked["params"]) == ("2.0", "answer", [5])
+    ask_id = client.call("one", "ask", 5)
+    request = client.asked("one")
+    assert (request["jsonrpc"], request["method"], request["params"]) == ("2.0", "answer", [5])
     assert client.result("one", "status") == {"pending": 1, "failed": []}
-    client.answer("one", asked["id"], {"the": "answer"})
-    assert client.answer_to(asking)["result"] == {"the": "answer"}
+    client.answer("one", request["id"], {"the": "answer"})
+    assert client.receive_response(ask_id)["result"] == {"the": "answer"}
     assert client.result("one", "status") == {"pending": 0, "failed": []}
 
 
 def test_an_error_of_the_frontend_ends_the_request(client):
-    """C6: whatever is wrong with the error itself; here it is handed on as it is."""
+    """C6: also a malformed error; ``ask`` returns the error unchanged."""
     client.open("one")
     for error in ({"code": 7, "message": "no"}, {"code": 7, "message": "no", "data": [1]}):
-        asking = client.call("one", "ask")
-        client.tell("one", {"jsonrpc": "2.0", "id": client.asked("one")["id"], "error": error})
-        assert client.answer_to(asking)["error"] == error
-    asking = client.call("one", "ask")
-    client.tell("one", {"jsonrpc": "2.0", "id": client.asked("one")["id"], "error": "odd"})
-    assert client.answer_to(asking)["error"]["data"] == "odd"
+        ask_id = client.call("one", "ask")
+        client.send_data("one", {"jsonrpc": "2.0", "id": client.asked("one")["id"], "error": error})
+        assert client.receive_response(ask_id)["error"] == error
+    ask_id = client.call("one", "ask")
+    client.send_data("one", {"jsonrpc": "2.0", "id": client.asked("one")["id"], "error": "odd"})
+    assert client.receive_response(ask_id)["error"]["data"] == "odd"
 
 
 @pytest.mark.parametrize(
@@ -77,74 +77,75 @@ def test_an_error_of_the_frontend_ends_the_request(client):
         (rpc(1, "status", params=["unwanted"]), -32602),
     ],
 )
-def test_requests_that_fail(request_, code, client):
-    """C6: with JSON-RPC's codes."""
+def test_an_invalid_request_is_answered_with_an_error(request_, code, client):
+    """C6: the codes are those of JSON-RPC."""
     client.open("one")
-    client.tell("one", request_)
-    assert client.answer_to(1)["error"]["code"] == code
+    client.send_data("one", request_)
+    assert client.receive_response(1)["error"]["code"] == code
 
 
-def test_a_method_that_raises(client):
-    """C6: an internal error, in one line."""
+def test_a_method_that_raises_is_an_internal_error(client):
+    """C6: the message has one line."""
     client.open("one", "failing")
-    error = client.answer_to(client.call("one", "raise"))["error"]
+    error = client.receive_response(client.call("one", "raise"))["error"]
     assert error == {"code": -32603, "message": "ZeroDivisionError: division by zero"}
 
 
 def test_notifications_are_not_answered(client):
-    """C6: also those that fail."""
+    """C6: also if they fail."""
     client.open("one")
     for method in ("echo", "nothing"):
-        msg_id = client.tell("one", {"jsonrpc": "2.0", "method": method, "params": []})
-        assert [got["msg_type"] for got in client.idle(msg_id)] == ["status", "status"]
+        msg_id = client.send_data("one", {"jsonrpc": "2.0", "method": method, "params": []})
+        assert [message["msg_type"] for message in client.idle(msg_id)] == ["status", "status"]
 
 
-def test_a_batch(client):
-    """C6: one message answers it, without the notification, when all are done."""
+def test_a_batch_is_answered_with_one_message(client):
+    """C6: after the last result, and without a result for the notification."""
     client.open("one")
     notification = {"jsonrpc": "2.0", "method": "echo"}
-    client.tell("one", [rpc(1, "ask"), notification, rpc(2, "echo", params=[3]), 5])
+    client.send_data("one", [rpc(1, "ask"), notification, rpc(2, "echo", params=[3]), 5])
     client.answer("one", client.asked("one")["id"], "later")
-    got = client.next(lambda m: isinstance(m["content"].get("data"), list))["content"]["data"]
-    assert got[:2] == [
+    batch = client.next(lambda m: isinstance(m["content"].get("data"), list))["content"]["data"]
+    assert batch[:2] == [
         {"jsonrpc": "2.0", "id": 1, "result": "later"},
         {"jsonrpc": "2.0", "id": 2, "result": [3]},
     ]
-    assert (got[2]["id"], got[2]["error"]["code"]) == (None, -32600)
-    assert len(got) == 3
+    assert (batch[2]["id"], batch[2]["error"]["code"]) == (None, -32600)
+    assert len(batch) == 3
 
 
-def test_an_id_that_is_used_again(client):
-    """C6: the requests over the comm that was there before end."""
+def test_a_comm_open_with_a_used_id_ends_the_requests_of_the_old_comm(client):
+    """C6."""
     client.open("one")
-    asking = client.call("one", "ask")
+    ask_id = client.call("one", "ask")
     client.asked("one")
     client.open("one")
-    assert "another comm" in client.answer_to(asking)["error"]["message"]
+    assert "another comm" in client.receive_response(ask_id)["error"]["message"]
     assert client.result("one", "echo", 1) == [1]
 
 
-# --- comms that are not there -------------------------------------------------------------------
+# --- unknown and closed comms -------------------------------------------------------------------
 
 
-def test_a_message_to_no_comm(client):
-    """C5: unknown or closed: comm_close says so. A comm_close is not answered."""
+def test_a_message_to_an_unknown_comm_is_answered_with_comm_close(client):
+    """C5: also to a closed comm. A comm_close is not answered."""
     client.open("one")
     msg_id = client.send("comm_close", {"comm_id": "one", "data": {}})
     assert len(client.idle(msg_id)) == 2
     for comm_id in ("one", "never-opened", "ünknown"):
-        said = client.idle(client.tell(comm_id, {}))
-        assert [got["msg_type"] for got in said] == ["status", "comm_close", "status"]
-        assert said[1]["content"] == {"comm_id": comm_id, "data": {}}
+        messages = client.idle(client.send_data(comm_id, {}))
+        kinds = [message["msg_type"] for message in messages]
+        assert kinds == ["status", "comm_close", "status"]
+        assert messages[1]["content"] == {"comm_id": comm_id, "data": {}}
     msg_id = client.send("comm_close", {"comm_id": "one", "data": {}})
     assert len(client.idle(msg_id)) == 2
 
 
 @pytest.mark.parametrize("target", ["unknown", "raising"])
-def test_a_target_that_is_unknown_or_fails(target, client):
+def test_a_comm_open_whose_target_is_unknown_or_fails_is_answered_with_comm_close(target, client):
     """C5."""
     msg_id = client.send("comm_open", {"comm_id": "one", "target_name": target, "data": {}})
-    assert "comm_close" in [got["msg_type"] for got in client.idle(msg_id)]
+    assert "comm_close" in [message["msg_type"] for message in client.idle(msg_id)]
     assert client.comms() == set()
 
 
@@ -160,132 +161,131 @@ def test_a_target_that_is_unknown_or_fails(target, client):
         ("comm_msg", {"comm_id": "one", "data": "text"}),
     ],
 )
-def test_malformed_messages(kind, content, client):
-    """K4: they disturb nobody."""
+def test_malformed_comm_messages_do_not_disturb_other_comms(kind, content, client):
+    """K4."""
     client.open("one")
     client.idle(client.send(kind, content))
     assert client.result("one", "echo", 1) == [1]
     assert client.comms() == {"one"}
 
 
-def test_an_answer_that_nobody_waits_for(client):
-    """C5: late, a second one, or to nothing: dropped, and others are still answered."""
+def test_an_answer_without_a_pending_request_is_dropped(client):
+    """C5: a repeated answer, or an answer with an unknown id."""
     client.open("one")
-    asking = client.call("one", "ask")
+    ask_id = client.call("one", "ask")
     id_ = client.asked("one")["id"]
     for _ in range(2):
         client.answer("one", id_, "first")
-    client.answer("one", "unheard-of", "x")
-    assert client.answer_to(asking)["result"] == "first"
+    client.answer("one", "unknown", "x")
+    assert client.receive_response(ask_id)["result"] == "first"
     assert client.result("one", "status") == {"pending": 0, "failed": []}
 
 
-def test_the_frontend_closes_a_comm_that_is_asked_over(client, tmp_path):
-    """C6: the request ends."""
+def test_a_comm_close_of_the_frontend_ends_the_request(client, tmp_path):
+    """C6."""
     client.idle(client.execute("open one"))
-    noted = tmp_path / "noted"
-    client.execute(f"ask_until_the_end {noted}")
+    outcome = tmp_path / "outcome"
+    client.execute(f"ask_until_the_end {outcome}")
     client.asked("one")
     client.send("comm_close", {"comm_id": "one", "data": {}})
-    assert read_when_written(noted) == "CommDisconnected: the frontend has closed the comm"
+    assert read_when_written(outcome) == "CommDisconnected: the frontend has closed the comm"
 
 
 def test_shutdown_ends_requests(client, tmp_path):
-    """C6: before the process ends."""
+    """C6: before the process exits."""
     client.idle(client.execute("open one"))
-    noted = tmp_path / "noted"
-    client.execute(f"ask_until_the_end {noted}")
+    outcome = tmp_path / "outcome"
+    client.execute(f"ask_until_the_end {outcome}")
     client.asked("one")
     msg_id = client.send("shutdown_request", {"restart": False}, "control")
     client.idle(msg_id)
-    assert read_when_written(noted) == "CommDisconnected: the kernel shuts down"
+    assert read_when_written(outcome) == "CommDisconnected: the kernel shuts down"
 
 
 # --- while a cell waits -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["ask", "ask_in_an_async_cell"])
-class TestACellThatAsks:
-    """C6: `request` in an async cell, `request_blocking` in a plain one."""
+class TestCellThatWaits:
+    """C6: `request` in an async cell, `request_blocking` in a plain cell."""
 
     @pytest.fixture
-    def asking(self, how, client):
+    def cell(self, how, client):
+        """Execute the waiting cell; return its msg_id."""
         client.idle(client.execute("open one"))
         return client.execute(how)
 
-    @staticmethod
-    def said(client, msg_id):
-        return "".join(got["content"].get("text", "") for got in client.idle(msg_id))
+    def test_the_cell_receives_the_answer(self, cell, client):
+        request = client.asked("one")
+        client.answer("one", request["id"], 6)
+        text = "".join(message["content"].get("text", "") for message in client.idle(cell))
+        assert "answered 6" in text
 
-    def test_is_answered(self, asking, client):
-        asked = client.asked("one")
-        client.answer("one", asked["id"], 6)
-        assert "answered 6" in self.said(client, asking)
-
-    def test_other_comms_are_served_meanwhile_and_requests_keep_their_order(self, asking, client):
-        asked = client.asked("one")
+    def test_other_comms_are_served_and_execute_requests_keep_their_order(self, cell, client):
+        request = client.asked("one")
         client.execute("say first")
         client.open("two")
         assert client.result("two", "echo", 1) == [1]
         client.execute("say second")
-        client.answer("one", asked["id"], 6)
-        heard = []
-        while len(heard) < 3:
-            got = client.next(lambda m: m["msg_type"] == "stream")
-            heard += [line for line in got["content"]["text"].splitlines() if line != "asking"]
-        assert heard == ["answered 6", "first", "second"]
+        client.answer("one", request["id"], 6)
+        lines = []
+        while len(lines) < 3:
+            text = client.next(lambda m: m["msg_type"] == "stream")["content"]["text"]
+            lines += [line for line in text.splitlines() if line != "asking"]
+        assert lines == ["answered 6", "first", "second"]
 
-    def test_output_belongs_to_the_cell_after_a_comm_message(self, asking, client):
-        asked = client.asked("one")
+    def test_output_after_a_comm_message_belongs_to_the_cell(self, cell, client):
+        request = client.asked("one")
         client.open("two")
-        client.answer("one", asked["id"], 6)
-        got = client.next(lambda m: "answered" in m["content"].get("text", ""))
-        assert got["parent_header"]["msg_id"] == asking
+        client.answer("one", request["id"], 6)
+        message = client.next(lambda m: "answered" in m["content"].get("text", ""))
+        assert message["parent_header"]["msg_id"] == cell
 
-    def test_is_disconnected_when_everyone_leaves(self, asking, client, context, connection):
+    def test_the_request_fails_when_all_clients_disconnect(self, cell, client, context, connection):
         """C1: also while the cell blocks the main thread."""
-        onlooker = Observer(context, connection)
+        observer = Observer(context, connection)
         client.asked("one")
         client.iopub.close()
-        client.receive_reply(asking)  # the cell has ended
-        onlooker.sees()
-        onlooker.close()
+        client.receive_reply(cell)  # the cell has ended
+        observer.sees()
+        observer.close()
 
-    def test_is_interrupted(self, asking, client):
+    def test_the_cell_can_be_interrupted(self, cell, client):
+        """K8."""
         client.asked("one")
         client.send("interrupt_request", {}, "control")
-        assert client.receive_reply(asking)["content"]["ename"] == "KeyboardInterrupt"
+        assert client.receive_reply(cell)["content"]["ename"] == "KeyboardInterrupt"
 
 
-def test_a_timeout_that_the_caller_chose(client):
-    """C6: and the answer that comes afterwards is dropped (C5)."""
+def test_a_request_ends_at_the_timeout_that_the_caller_chose(client):
+    """C5, C6: an answer that arrives afterwards is dropped."""
     client.idle(client.execute("open one"))
     for how in ("ask", "ask_in_an_async_cell"):
         msg_id = client.execute(f"{how} 0.05")
-        asked = client.asked("one")
-        text = "".join(got["content"].get("text", "") for got in client.idle(msg_id))
+        request = client.asked("one")
+        text = "".join(message["content"].get("text", "") for message in client.idle(msg_id))
         assert "CommTimeout answer: no response on the comm one within 0.05 s" in text
-        client.idle(client.answer("one", asked["id"], 6))
+        client.idle(client.answer("one", request["id"], 6))
 
 
-def test_a_request_in_a_thread(client):
-    """C6: the thread waits, the kernel does not."""
+def test_a_request_in_a_thread_does_not_block_the_kernel(client):
+    """C6."""
     client.idle(client.execute("open one"))
     client.idle(client.execute("ask_in_a_thread"))
     client.answer("one", client.asked("one")["id"], 6)
     client.next(lambda m: m["content"].get("text") == "thread 6\n")
 
 
-def test_a_request_that_nobody_can_hear(client, context, connection):
-    """C1: it fails at once; who listens to the comm's own topic would hear it."""
+def test_a_request_without_a_subscriber_fails_immediately(client, context, connection):
+    """C1: a subscription to the comm's own topic is sufficient."""
     client.idle(client.execute("open one"))
     client.iopub.unsubscribe(b"")
     client.iopub.subscribe(b"stream")
     client.iopub.subscribe(b"session.x")
     client.next(lambda m: m["content"] == {"subscription": "session.x"})
     client.execute("ask")
-    got = client.next(lambda m: "CommDisconnected" in m["content"].get("text", ""))
-    assert "no subscriber" in got["content"]["text"]
+    message = client.next(lambda m: "CommDisconnected" in m["content"].get("text", ""))
+    assert "no subscriber" in message["content"]["text"]
     client.iopub.subscribe(b"comm-one")
     client.next(lambda m: m["content"] == {"subscription": "comm-one"})
     client.execute("ask")

@@ -12,30 +12,32 @@ from echokernel.conformance.raw_zmtp import IOPUB_JUNK, TOO_LONG_TOPIC, ZmtpPeer
 
 
 def subscribe(context, connection, *topics):
-    listener = context.socket(zmq.SUB)
-    listener.linger = 0
+    subscriber = context.socket(zmq.SUB)
+    subscriber.linger = 0
     for topic in topics:
-        listener.subscribe(topic)
-    listener.connect(endpoint(connection, "iopub"))
-    return listener
+        subscriber.subscribe(topic)
+    subscriber.connect(endpoint(connection, "iopub"))
+    return subscriber
 
 
-def welcome(listener, key, timeout=DEADLINE):
-    """Return the next welcome; what else is published meanwhile is not of interest here."""
+def receive_welcome(subscriber, key, timeout=DEADLINE):
+    """Return the next welcome, as frames and parsed; other messages are skipped."""
     while True:
-        frames = receive_frames(listener, timeout)
+        frames = receive_frames(subscriber, timeout)
         if b"iopub_welcome" in frames[frames.index(b"<IDS|MSG>") + 2]:
             return frames, parse_message(frames, key)
 
 
 def test_every_client_is_welcomed(context, connection):
-    """W1, W2: the second, third and fifth as the first; what a welcome looks like on the wire."""
+    """W1, W2: not only the first client; the frames and fields of a welcome."""
     clients = [RawClient(context, connection) for _ in range(5)]  # each expects its welcome
-    frames, got = welcome(clients[0].iopub, connection["key"])  # the second client's, broadcast
-    assert frames[0] == b"<IDS|MSG>", "the empty topic has no frame of its own"
-    assert got["header"]["version"] == "5.6"
-    assert set(got["header"]) == {"msg_id", "msg_type", "session", "username", "date", "version"}
-    assert (got["parent_header"], got["buffers"]) == ({}, [])
+    # The first client also receives the welcome of the second.
+    frames, welcome = receive_welcome(clients[0].iopub, connection["key"])
+    header = welcome["header"]
+    assert frames[0] == b"<IDS|MSG>", "the empty topic has a frame of its own"
+    assert header["version"] == "5.6"
+    assert set(header) == {"msg_id", "msg_type", "session", "username", "date", "version"}
+    assert (welcome["parent_header"], welcome["buffers"]) == ({}, [])
     for client in clients:
         client.close()
 
@@ -43,45 +45,45 @@ def test_every_client_is_welcomed(context, connection):
 @pytest.mark.parametrize(
     "topic", ["kernel.", "stream.", "session.x", "ünïcode ☃", "a" * 1000, "\0"]
 )
-def test_a_topic_is_welcomed_by_its_name(topic, context, connection, client):
-    """W2: the first frame is the topic; only its subscribers hear it; a second one is welcomed."""
+def test_the_first_frame_of_a_welcome_is_its_topic(topic, context, connection, client):
+    """W1, W2: a second subscriber of the topic is welcomed, too."""
     encoded = topic.encode()
     for _ in range(2):
-        listener = subscribe(context, connection, encoded)
-        frames, got = welcome(listener, connection["key"])
+        subscriber = subscribe(context, connection, encoded)
+        frames, welcome = receive_welcome(subscriber, connection["key"])
         assert frames[0] == encoded
-        assert got["content"] == {"subscription": topic}
-        listener.close()
+        assert welcome["content"] == {"subscription": topic}
+        subscriber.close()
     assert client.receive_on("iopub")["content"] == {"execution_state": "starting"}
-    for _ in range(2):  # a subscriber of everything hears every welcome
+    for _ in range(2):  # a subscriber of every topic receives every welcome
         client.expect_welcome(encoded)
 
 
-def test_a_topic_that_is_not_utf_8(context, connection, client):
-    """W3: no welcome, and nobody is disturbed."""
+def test_a_topic_that_is_not_utf_8_gets_no_welcome(context, connection, client):
+    """W3: other peers are not disturbed."""
     odd = subscribe(context, connection, b"\xff\xfe")
     after = subscribe(context, connection, b"\xff\xfe", b"after")
-    assert welcome(after, connection["key"])[0][0] == b"after"
+    assert receive_welcome(after, connection["key"])[0][0] == b"after"
     assert not odd.poll(0)
     assert client.receive_on("iopub")["content"] == {"execution_state": "starting"}
     client.expect_welcome(b"after")
     client.expect_nothing_unread()
 
 
-def test_the_topic_that_looks_like_a_delimiter(context, connection, client):
-    """Ours: a welcome there would break the parsing of everybody who hears everything."""
+def test_a_topic_that_equals_the_delimiter_gets_no_welcome(context, connection, client):
+    """W2: the welcome would break the parsing of subscribers of every topic."""
     subscribe(context, connection, b"<IDS|MSG>")
     after = subscribe(context, connection, b"after")
-    welcome(after, connection["key"])
+    receive_welcome(after, connection["key"])
     assert client.receive_on("iopub")["content"] == {"execution_state": "starting"}
     client.expect_welcome(b"after")
     client.expect_nothing_unread()
 
 
-def test_starting_comes_once_to_the_first_who_can_hear_it(context, connection):
-    """W5: after the first welcome; a kernel that nobody listens to runs all the same."""
-    elsewhere = subscribe(context, connection, b"session.x")
-    welcome(elsewhere, connection["key"])
+def test_starting_is_published_once_when_a_subscriber_can_receive_it(context, connection):
+    """W5: after the first welcome of a subscriber whose topic matches the status."""
+    other = subscribe(context, connection, b"session.x")
+    receive_welcome(other, connection["key"])
     first = subscribe(context, connection, b"")
     assert parse_message(receive_frames(first), connection["key"])["msg_type"] == "iopub_welcome"
     starting = parse_message(receive_frames(first), connection["key"])
@@ -94,7 +96,7 @@ def test_starting_comes_once_to_the_first_who_can_hear_it(context, connection):
     client.close()
 
 
-def test_without_a_subscriber(context, connection):
+def test_a_kernel_without_a_subscriber_runs(context, connection):
     """W5."""
     shell = context.socket(zmq.DEALER)
     shell.connect(endpoint(connection, "shell"))
@@ -105,8 +107,8 @@ def test_without_a_subscriber(context, connection):
 
 @pytest.mark.parametrize("kernel", ["ScriptedKernel", "AsyncScriptedKernel"])
 @pytest.mark.parametrize("how", ["sleep_in_one_call", "sleep_async"])
-def test_welcomes_while_user_code_runs(how, kernel, context, tmp_path, start):
-    """W2: a busy main thread, or a cell that awaits, delays no welcome."""
+def test_welcomes_are_sent_while_user_code_runs(how, kernel, context, tmp_path, start):
+    """W2: neither a busy main thread nor a cell that awaits delays a welcome."""
     connection = start_classic(
         tmp_path,
         lambda path, *a: start(
@@ -115,32 +117,31 @@ def test_welcomes_while_user_code_runs(how, kernel, context, tmp_path, start):
     )
     first = RawClient(context, connection)
     msg_id = first.execute(f"{how} 60")
-    while first.receive_publication()["msg_type"] != "stream":  # it runs user code now
+    while first.receive_publication()["msg_type"] != "stream":  # then user code runs
         pass
     for topic in (b"", b"late", b"", b"session.y"):
-        listener = subscribe(context, connection, topic)
-        assert welcome(listener, connection["key"])[1]["content"] == {
-            "subscription": topic.decode()
-        }
-        listener.close()
+        subscriber = subscribe(context, connection, topic)
+        _, welcome = receive_welcome(subscriber, connection["key"])
+        assert welcome["content"] == {"subscription": topic.decode()}
+        subscriber.close()
     first.send("interrupt_request", {}, "control")
     assert first.receive_reply(msg_id)["content"]["ename"] == "KeyboardInterrupt"
     first.close()
 
 
-def test_nothing_is_missed_after_a_welcome(context, connection, client):
-    """W6: from its welcome on, a subscriber hears everything, while others come and go."""
+def test_a_subscriber_receives_every_message_after_its_welcome(context, connection, client):
+    """W6: while other subscribers connect and disconnect."""
     for number in range(50):
         late = RawClient(context, connection)
         msg_id = late.execute(f"cell {number}")
-        heard = late.receive_until_idle(msg_id)
-        assert [kind for kind, _ in heard] == ["status", "execute_input", "stream", "status"]
+        published = late.receive_until_idle(msg_id)
+        assert [kind for kind, _ in published] == ["status", "execute_input", "stream", "status"]
         late.close()
 
 
 @pytest.mark.parametrize("junk", IOPUB_JUNK)
-def test_junk_on_iopub(junk, context, connection):
-    """W3, W4: whatever a peer sends, the kernel lives, answers, publishes and welcomes."""
+def test_the_kernel_survives_junk_on_iopub(junk, context, connection):
+    """W3, W4: it still answers, publishes and welcomes."""
     for kind in (b"SUB", b"XSUB"):
         with ZmtpPeer(connection["iopub_port"], socket_type=kind) as peer:
             try:
@@ -158,13 +159,13 @@ def test_junk_on_iopub(junk, context, connection):
     another.close()
 
 
-def test_an_unsubscribe_sends_nothing(context, connection, client):
+def test_the_kernel_sends_nothing_on_an_unsubscribe(context, connection, client):
     """W4."""
-    listener = subscribe(context, connection, b"x")
-    welcome(listener, connection["key"])
-    listener.unsubscribe(b"x")
-    listener.subscribe(b"y")
-    assert welcome(listener, connection["key"])[0][0] == b"y"
+    subscriber = subscribe(context, connection, b"x")
+    receive_welcome(subscriber, connection["key"])
+    subscriber.unsubscribe(b"x")
+    subscriber.subscribe(b"y")
+    assert receive_welcome(subscriber, connection["key"])[0][0] == b"y"
     assert client.receive_on("iopub")["content"] == {"execution_state": "starting"}
     client.expect_welcome(b"x")
     client.expect_welcome(b"y")
