@@ -35,11 +35,14 @@ def measure(quick: bool) -> Table:
     """Kill clients with one comm each, then a client with very many comms."""
     clients, comms = (3, COMMS // 10) if quick else (KILLED, COMMS)
     peer = next(peer for peer in ECHO.peers if peer.name == ECHO.subject)
-    with Kernel(peer) as kernel, contextlib.closing(CommListener(kernel.connection)) as listener:
+    with (
+        Kernel(peer) as kernel,
+        contextlib.closing(CommSubscriber(kernel.connection)) as subscriber,
+    ):
         # It does not receive comm messages, which would lengthen its round trips.
         client = kernel.lean_client(b"kernel.")
         show_progress(f"comms: killing {clients} clients with one comm, one with {comms}")
-        pairs = [_kill_one(kernel.connection, listener) for _ in range(clients)]
+        pairs = [_kill_one(kernel.connection, subscriber) for _ in range(clients)]
         failed, closed = zip(*pairs, strict=True)
         undisturbed = [_round_trip(client) for _ in range(20)]
         cells: dict[str, float | str] = {
@@ -48,12 +51,12 @@ def measure(quick: bool) -> Table:
             "SIGKILL to failed request, longest ms": max(failed),
             "SIGKILL to closed comm, median ms": median(closed),
             "execute before, median ms": median(undisturbed),
-            **_kill_many(kernel.connection, listener, client, comms),
+            **_kill_many(kernel.connection, subscriber, client, comms),
         }
     return Table("A client with open comms is killed (grace period: 1000 ms)", {peer.short: cells})
 
 
-class CommListener:
+class CommSubscriber:
     """A subscriber of comm messages; it matches bytes and parses nothing."""
 
     def __init__(self, connection: Mapping[str, Any]) -> None:
@@ -85,35 +88,35 @@ class CommListener:
         return number
 
 
-def _kill_one(connection: Mapping[str, Any], listener: CommListener) -> tuple[float, float]:
+def _kill_one(connection: Mapping[str, Any], subscriber: CommSubscriber) -> tuple[float, float]:
     """Return milliseconds from SIGKILL to the failed request, and to the closed comm."""
     with _client_process(connection, 1) as process:
-        listener.wait_for(CONTENT, b'"method"')  # the kernel's request to the client
+        subscriber.wait_for(CONTENT, b'"method"')  # the kernel's request to the client
         begun = time.perf_counter()
         process.kill()
         # The method `ask` returns an error as soon as the kernel's own request has failed.
-        listener.wait_for(CONTENT, b'"error"')
+        subscriber.wait_for(CONTENT, b'"error"')
         failed = time.perf_counter()
-        listener.wait_for(HEADER, b'"comm_close"')
+        subscriber.wait_for(HEADER, b'"comm_close"')
         return (failed - begun) * 1000, (time.perf_counter() - begun) * 1000
 
 
 def _kill_many(
-    connection: Mapping[str, Any], listener: CommListener, client: LeanClient, comms: int
+    connection: Mapping[str, Any], subscriber: CommSubscriber, client: LeanClient, comms: int
 ) -> dict[str, float | str]:
     """Execute one cell after the other while the kernel closes very many comms."""
     with _client_process(connection, comms) as process:
-        listener.wait_for(CONTENT, b'"method"')
-        client.execute(client.requests(1)[0])  # the kernel has handled what came before
+        subscriber.wait_for(CONTENT, b'"method"')
+        client.execute(client.requests(1)[0])  # the kernel has handled the earlier messages
         begun = time.perf_counter()
         process.kill()
-        listener.wait_for(HEADER, b'"comm_close"')
+        subscriber.wait_for(HEADER, b'"comm_close"')
         first = time.perf_counter()
         times: list[float] = []
         closed = 1
         while closed < comms:
             times.append(_round_trip(client))
-            closed += listener.count_arrived(HEADER, b'"comm_close"')
+            closed += subscriber.count_arrived(HEADER, b'"comm_close"')
             if time.perf_counter() > first + COMM_TIME:
                 raise KernelLost(f"the kernel closed {closed} of {comms} comms in time")
         last = time.perf_counter()

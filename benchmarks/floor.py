@@ -52,7 +52,7 @@ class Floor:
             self._answer(frames)
 
     def _answer(self, frames: list[bytes]) -> None:
-        """Send what an echo kernel sends: busy, input, output, reply, idle."""
+        """Send the messages of an echo kernel: busy, input, output, reply, idle."""
         split = frames.index(DELIMITER)
         signature, *signed = frames[split + 1 : split + 6]
         if not hmac.compare_digest(self._sign(signed), signature):

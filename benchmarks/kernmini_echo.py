@@ -1,4 +1,4 @@
-"""The echo kernel of kernmini's README, reduced to what the other echo kernels publish.
+"""The echo kernel of kernmini's README, reduced to the output of the other echo kernels.
 
 The README's kernel publishes a result in addition to the stream; this one publishes the stream.
 """

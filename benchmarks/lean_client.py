@@ -41,7 +41,7 @@ JOIN_RETRY = 200
 """Milliseconds between two requests whose answer proves the IOPub subscription."""
 
 DRAIN_EVERY = 25
-"""Replies of a batch after which the client reads what has arrived on IOPub."""
+"""Replies of a batch after which the client reads the messages that have arrived on IOPub."""
 
 SUBSCRIBERS_RETRY = 0.05
 """Seconds between two requests whose answer proves the subscriptions of many sockets."""

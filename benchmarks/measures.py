@@ -1,4 +1,4 @@
-"""The measures: one function each, and the table that says how often each is taken.
+"""The measures: one function each, and the table of how often each is taken.
 
 A function takes one turn of a given size: of a `Peer` that it starts itself, or of a `JoinedKernel`
 that runs. It returns values in the measure's unit. Less is always better. To add a measure, write

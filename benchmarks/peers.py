@@ -88,7 +88,7 @@ ECHO = Family(
         Peer("kernmini", "kernmini echo (Rust)", "kernmini", "kernmini",
              argv=("python", str(HERE / "kernmini_echo.py"))),
         Peer("echo-handshake", "echokernel, handshake", "echokernel", "echokernel"),
-        # After the start, this peer does what the previous one does.
+        # After the start, this peer behaves like the previous one.
         Peer("echo-classic", "echokernel, classic start", "classic start", "echokernel",
              installer=("echokernel", "install", "--no-provisioner", "--name", "echo-classic")),
         Peer("floor", "floor (bare pyzmq)", "floor", "pyzmq",

@@ -1,4 +1,4 @@
-"""How long clients take to become ready, and what they lose: ``run.py --only ready``.
+"""How long clients take to become ready, and which messages they lose: ``run.py --only ready``.
 
 Three clients connect to the same kernel in turn: echokernel's, jupyter_client's, and a client
 without a wait, which connects, subscribes and executes. After each connect, a cell runs

@@ -1,4 +1,4 @@
-"""Comms under jupyter_server: what a browser's page has of them."""
+"""Comms of a browser tab under jupyter_server (C2, C6)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ optional.module("jupyter_server")
 
 @pytest.fixture
 def server(tmp_path):
-    started = Server(tmp_path / "server", "jupyter_server")
-    yield started
-    started.stop()
+    server = Server(tmp_path / "server", "jupyter_server")
+    yield server
+    server.stop()
 
 
-def test_a_browser_refresh_and_the_end(server, tmp_path):
-    """C2: a refresh closes nothing, since the server stays subscribed; C6: shutdown ends all."""
+def test_a_comm_survives_a_browser_refresh_and_ends_at_shutdown(server, tmp_path):
+    """C2, C6: the server stays subscribed during a refresh; shutdown ends all requests."""
     argv = [sys.executable, "-m", "echokernel", "--kernel-class", COMM_KERNEL,
             "--comm-grace-period=0.3", "-f", "{connection_file}"]  # fmt: skip
     server.kernelspec("comms", argv=argv, metadata=handshake_metadata(), **SPEAKS_5_6)
