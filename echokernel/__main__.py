@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(words: list[str]) -> int:
     from .runtime import app, serving
 
-    return app.run_kernel(serving.DEFAULT_KERNEL, words, serving.WholeKernel(), command="run")
+    return app.run_app(serving.DEFAULT_KERNEL, words, serving.WholeKernel(), command="run")
 
 
 def _call(command: str, words: list[str]) -> int:

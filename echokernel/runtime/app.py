@@ -48,7 +48,7 @@ EXIT_FAILED = 1
 log = logging.getLogger("echokernel")
 
 
-def run_kernel(
+def run_app(
     kernel_class: str | type,
     argv: Sequence[str] | None = None,
     attachments: Attachments | None = None,

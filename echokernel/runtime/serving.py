@@ -38,7 +38,7 @@ def run_kernel(
         SystemExit: always; 0 after a shutdown, 2 for an unusable startup file, 1 for any other
             failure.
     """
-    sys.exit(app.run_kernel(kernel_class, argv, WholeKernel()))
+    sys.exit(app.run_app(kernel_class, argv, WholeKernel()))
 
 
 class WholeKernel(Attachments):
@@ -47,7 +47,9 @@ class WholeKernel(Attachments):
     def outlet(self, iopub: IOPub) -> Outlet:
         from .iopub.flow_control.slow_readers import SlowReaders
 
-        return SlowReaders(iopub.socket, iopub.messages.notice, iopub.pause, iopub.limits)
+        return SlowReaders(
+            iopub.socket, iopub.messages.notice, iopub.serve_subscriptions, iopub.limits
+        )
 
     def before_kernel(self, core: Core) -> dict[str, Any]:
         from .comms.hooks import install_comm_hooks

@@ -1,4 +1,4 @@
-"""The shell channel: one dispatcher that owns the queue, the priority and the parent of requests.
+"""The shell channel: one dispatcher for the queue, the priority and the parent of requests.
 
 Requests are handled one after the other, so a response that a cell waits for would stay behind
 that cell. While a cell waits, by ``await`` or in a blocking call, messages with priority are

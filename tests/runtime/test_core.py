@@ -42,16 +42,16 @@ IN_PLACE = """
 import sys
 for name in ("serving", "comms", "output", "iopub.flow_control"):
     sys.modules[f"echokernel.runtime.{name}"] = None  # importing it raises
-from echokernel.runtime.app import run_kernel
+from echokernel.runtime.app import run_app
 from upper import UpperKernel
-sys.exit(run_kernel(UpperKernel))
+sys.exit(run_app(UpperKernel))
 """
 
 VENDORED = """
 import sys
 sys.modules["echokernel"] = None  # importing it raises
-from my_kernels.runtime.app import run_kernel
-status = run_kernel("upper:UpperKernel")
+from my_kernels.runtime.app import run_app
+status = run_app("upper:UpperKernel")
 sys.exit(status)
 """
 

@@ -104,7 +104,7 @@ class IOPub:
         self.connections = ConnectionRegistry(xpub.getsockopt_string(zmq.LAST_ENDPOINT))
         self._queue = OutgoingQueue(limits)
         self._has_arrived = zmq_multipart.has_arrived(xpub)
-        self._owner = threading.Thread(target=self._own, name="IOPub", daemon=True)
+        self._owner = threading.Thread(target=self._run, name="IOPub", daemon=True)
         self._watcher = SubscriptionWatcher(
             xpub.fileno(), lambda: self._queue.put_signal(SUBSCRIPTIONS)
         )
@@ -143,7 +143,7 @@ class IOPub:
         self._queue.put([frame], copy)
 
     def handoff(self, waiting: list[Any]) -> AtomicHandoff:
-        """Return a socket for the message that ``waiting[0]`` becomes."""
+        """Return a socket that queues the message made of ``waiting[0]``, and removes that item."""
         return AtomicHandoff(self._queue, waiting)
 
     @property
@@ -153,7 +153,7 @@ class IOPub:
 
     # --- the owner thread ----------------------------------------------------------------
 
-    def _own(self) -> None:
+    def _run(self) -> None:
         unchecked = 0  # messages since the last check for subscriptions
         while True:
             item = self._queue.get(IDLE_POLL if self._outlet.is_waiting else None)
@@ -207,12 +207,12 @@ class IOPub:
         if starting is not None:
             self._outlet.send_now(starting)
 
-    def pause(self) -> bool:
-        """Serve subscriptions for a moment; return False if the publisher stops.
+    def serve_subscriptions(self) -> bool:
+        """Serve subscriptions for 10 ms; return False if the publisher stops.
 
         An outlet calls this while it waits for a subscriber.
         """
-        # Not a moment for each of the thousands of messages that wait at the end.
+        # While stopping, do not wait for each message that is still queued.
         if not self._ending and self.socket.poll(10):
             self.receive_subscriptions()
         return not self._ending

@@ -276,8 +276,11 @@ def test_a_request_in_a_thread_does_not_block_the_kernel(client):
     client.next(lambda m: m["content"].get("text") == "thread 6\n")
 
 
-def test_a_request_without_a_subscriber_fails_immediately(client, context, connection):
+def test_a_request_without_a_subscriber_fails_immediately(context, tmp_path, start):
     """C1: a subscription to the comm's own topic is sufficient."""
+    # The comm must outlive the time without a subscriber, also on a slow machine.
+    connection = start_comm_kernel(tmp_path, start, "--comm-grace-period=1000")
+    client = CommClient(context, connection)
     client.idle(client.execute("open one"))
     client.iopub.unsubscribe(b"")
     client.iopub.subscribe(b"stream")
@@ -291,3 +294,4 @@ def test_a_request_without_a_subscriber_fails_immediately(client, context, conne
     client.execute("ask")
     client.answer("one", client.asked("one")["id"], 6)
     client.next(lambda m: "answered 6" in m["content"].get("text", ""))
+    client.close()
