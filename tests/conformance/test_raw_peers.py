@@ -105,7 +105,7 @@ def test_an_answer_to_another_request(context):
             client.receive_until_idle("another")
 
 
-def test_a_message_that_nobody_has_read(context, connection):
+def test_an_unread_message_is_reported(context, connection):
     client = RawClient(context, connection)
     client.execute("unread")
     with pytest.raises(PeerError):
