@@ -22,6 +22,7 @@ FULL_SUITE_ONLY = {
     "launcher/test_xeus.py": "a kernel of another language",
     "runtime/iopub/test_flow_control.py": "floods of output",
     "runtime/test_ipykernel_suite.py": "ipykernel's own test suite",
+    "runtime/test_ipython_cells.py": "signals at exact moments: four tests at a time disturb them",
     "runtime/test_kernel_suite.py": "jupyter_kernel_test's suite",
     "runtime/test_other_kernels.py": "kernels of other authors",
     "server": "servers and browsers",
