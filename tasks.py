@@ -22,8 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
-PYTEST = ("pytest", "-n", "4", "--dist", "loadfile")
-"""The command for the tests in the README. Tests mostly wait, so four at a time suit two cores."""
+PYTEST = ("pytest", "-n", "3", "--dist", "loadfile")
+"""The command for the tests in the README. Tests mostly wait, so three at a time suit two cores."""
 
 PYTEST_ALL = ("pytest", "-n", "2", "--dist", "loadfile")
 """Floods, browsers and servers keep a core busy each."""

@@ -15,6 +15,7 @@ Written from the texts, as ``conformance.raw_messages`` is: it imports no code o
 
 import json
 import os
+import signal
 import sys
 import threading
 
@@ -77,4 +78,6 @@ def main(startup_file, notes, *habits):
 
 
 if __name__ == "__main__":
+    # As an idle kernel does: a restart interrupts the kernel before it kills it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     main(*sys.argv[1:])

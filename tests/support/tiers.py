@@ -17,8 +17,11 @@ TESTS = Path(__file__).parents[1]
 FULL_SUITE_ONLY = {
     "abuse": "attacks and floods",
     "examples/test_plot_page.py": "a browser",
+    "launcher/test_failures.py": "kernels that hang until a deadline",
     "launcher/test_many.py": "many launches beside other load",
     "launcher/test_notebook_tools.py": "papermill, nbmake, Voilà",
+    "launcher/test_restart.py": "restarts of many kernels",
+    "launcher/test_selection.py": "kernels that hang until a deadline",
     "launcher/test_xeus.py": "a kernel of another language",
     "runtime/iopub/test_flow_control.py": "floods of output",
     "runtime/test_ipykernel_suite.py": "ipykernel's own test suite",
@@ -26,6 +29,7 @@ FULL_SUITE_ONLY = {
     "runtime/test_kernel_suite.py": "jupyter_kernel_test's suite",
     "runtime/test_other_kernels.py": "kernels of other authors",
     "server": "servers and browsers",
+    "testing/test_fakes.py": "kernels that wait until a deadline",
     "tools/test_stress.py": "many launches beside other load",
 }
 """Folder or module below ``tests/`` -> what it needs."""
